@@ -1,0 +1,116 @@
+"""The shape of `dbha.yml`. Unknown keys are mistakes; relative paths are relative to the file."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+ReleaseName = Annotated[str, StringConstraints(pattern=r"^20\d\d\.[12]$")]
+HopName = Annotated[str, StringConstraints(pattern=r"^20\d\d\.[12] -> 20\d\d\.[12]$")]
+
+
+class Section(BaseModel):
+    """A part of the configuration that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EnvironmentRunner(Section):
+    """Native commands run from an environment that `dbha release install` made."""
+
+    kind: Literal["environment"] = "environment"
+
+
+class PrefixRunner(Section):
+    """Native commands run behind a prefix, for example `[docker, exec, -i, nova_api]`."""
+
+    kind: Literal["prefix"]
+    command: tuple[str, ...] = Field(min_length=1)
+
+
+class HostRunner(Section):
+    """Native commands run on another host over SSH; `command` is put in front of each."""
+
+    kind: Literal["host"]
+    host: str
+    user: str | None = None
+    port: PositiveInt = 22
+    private_key_file: Path | None = None
+    command: tuple[str, ...] = ()
+
+
+RunnerPolicy = Annotated[EnvironmentRunner | PrefixRunner | HostRunner, Field(discriminator="kind")]
+
+
+class ServicePolicy(Section):
+    """A service that dbha looks after, and the release it ran when dbha took it over."""
+
+    release: ReleaseName
+    sync_method: Literal["offline", "phases"] = "offline"
+    extra_cells: tuple[Name, ...] = ()
+    runner: RunnerPolicy = EnvironmentRunner()
+
+
+class ReleasePolicy(Section):
+    """Where release environments live; None means the user's cache directory."""
+
+    directory: Path | None = None
+
+
+class DirectoryStore(Section):
+    """A backup store that is a directory on the controller."""
+
+    directory: Path
+
+
+class BackupPolicy(Section):
+    """Where backups go and how they are made."""
+
+    stores: dict[Name, DirectoryStore] = Field(min_length=1)
+    store: Name = "local"
+    compression_level: Annotated[int, Field(ge=1, le=19)] = 1
+    compression_threads: PositiveInt = 2
+    copy_threads: PositiveInt = 2
+
+
+class UpgradePolicy(Section):
+    """What an upgrade may do; `allow_hops` names jumps that OpenStack itself does not test."""
+
+    allow_hops: tuple[HopName, ...] = ()
+
+
+class Limits(Section):
+    """How long dbha waits, in seconds."""
+
+    connect_timeout_s: PositiveFloat = 3
+    observe_timeout_s: PositiveFloat = 3
+    native_command_timeout_s: PositiveFloat = 3600
+    backup_timeout_s: PositiveFloat = 6 * 3600
+    lease_ttl_s: PositiveFloat = 30
+
+
+class SecretPolicy(Section):
+    """The file that holds the passwords: YAML of mode 0600, plain or made by ansible-vault."""
+
+    file: Path | None = None
+    vault_password_file: Path | None = None
+
+
+class Configuration(Section):
+    """The whole of `dbha.yml`; all paths are absolute once loaded."""
+
+    cluster: Name
+    inventory: Path
+    state: Path = Path("/var/lib/dbha")
+    admin_account: Name = "dbha"
+    secrets: SecretPolicy = SecretPolicy()
+    services: dict[Literal["placement", "keystone", "glance", "nova"], ServicePolicy]
+    releases: ReleasePolicy = ReleasePolicy()
+    backup: BackupPolicy
+    upgrade: UpgradePolicy = UpgradePolicy()
+    limits: Limits = Limits()
+
+    def services_policy(self, service: str) -> ServicePolicy:
+        """Return the policy of a service by its name. Raises KeyError for one that is not configured."""
+        return {str(name): policy for name, policy in self.services.items()}[service]
