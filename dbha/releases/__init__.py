@@ -1,0 +1,1 @@
+"""OpenStack releases: what they are, how far one upgrade may go, and where their native commands run."""
