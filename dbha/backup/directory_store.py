@@ -1,0 +1,234 @@
+"""A store that is a directory. A backup is `<id>`, or `<id>.partial`, `<id>.failed` or `<id>.deleting`."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from dbha.backup.definitions import Definitions
+from dbha.backup.manifest import BACKUP_ID, Manifest, Verification, sealed, unsealed
+from dbha.backup.store import Status, StoredBackup
+from dbha.errors import BusyError, FoundWrongError, UsageError
+
+PARTIAL, FAILED, DELETING = ".partial", ".failed", ".deleting"
+MANIFEST, VERIFICATION, FAILURE, LOG = "manifest.json", "verification.json", "failure.json", "backup.log"
+
+
+class DirectoryStore:
+    """See Store. Directories and files are for their owner only: they hold every row of every service."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def begin(self, backup_id: str) -> "DirectoryDraft":
+        """See Store."""
+        if not BACKUP_ID.fullmatch(backup_id):
+            raise UsageError(f"this is not the id of a backup: {backup_id}")
+        if self._place(backup_id) is not None:
+            raise UsageError(f"there is already a backup {backup_id}")
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return DirectoryDraft(self.directory, backup_id)
+
+    def list(self) -> tuple[StoredBackup, ...]:
+        """See Store."""
+        if not self.directory.is_dir():
+            return ()
+        places = [place for place in self.directory.iterdir() if BACKUP_ID.fullmatch(place.name[:21])]
+        return tuple(_look(place) for place in sorted(places))
+
+    def manifest(self, backup_id: str) -> Manifest:
+        """See Store."""
+        return _read_manifest(self.directory / backup_id)
+
+    def definitions(self, backup_id: str) -> Definitions:
+        """See Store."""
+        expected = self.manifest(backup_id).definitions
+        content = _read(self.directory / backup_id / expected.file, backup_id)
+        if hashlib.sha256(content).hexdigest() != expected.sha256:
+            raise FoundWrongError(
+                f"the definitions of backup {backup_id} are damaged", hint="dbha backup list"
+            )
+        return Definitions.model_validate_json(content)
+
+    def open_stream(self, backup_id: str) -> BinaryIO:
+        """See Store."""
+        try:
+            return (self.directory / backup_id / self.manifest(backup_id).stream.file).open("rb")
+        except OSError as error:
+            raise FoundWrongError(
+                f"backup {backup_id} has no stream: {error.strerror}", hint="dbha backup list"
+            ) from error
+
+    def record_verification(self, verification: Verification) -> None:
+        """See Store."""
+        place = self.directory / verification.backup
+        new = place / f"{VERIFICATION}.new"
+        _write_durably(new, sealed(verification))
+        new.replace(place / VERIFICATION)
+        _sync_directory(place)
+
+    def delete(self, backup_id: str) -> None:
+        """See Store."""
+        place = self._place(backup_id)
+        if place is None:
+            raise UsageError(f"there is no backup {backup_id}", hint="dbha backup list")
+        if _is_locked(place):
+            raise BusyError(f"backup {backup_id} is being written")
+        leaving = self.directory / f"{backup_id}{DELETING}"
+        if place != leaving:  # renamed first: half a backup must never look like a whole one
+            place.rename(leaving)
+            _sync_directory(self.directory)
+        shutil.rmtree(leaving)
+        _sync_directory(self.directory)
+
+    def free_bytes(self) -> int:
+        """See Store."""
+        existing = next(path for path in (self.directory, *self.directory.parents) if path.exists())
+        return shutil.disk_usage(existing).free
+
+    def _place(self, backup_id: str) -> Path | None:
+        names = (backup_id, *(f"{backup_id}{suffix}" for suffix in (PARTIAL, FAILED, DELETING)))
+        return next((self.directory / name for name in names if (self.directory / name).is_dir()), None)
+
+
+class DirectoryDraft:
+    """See Draft. Holds a lock on its directory, so that everybody sees whether somebody is still at it."""
+
+    def __init__(self, directory: Path, backup_id: str) -> None:
+        self._directory, self._id = directory, backup_id
+        self._partial = directory / f"{backup_id}{PARTIAL}"
+        self._partial.mkdir(mode=0o700)
+        self._lock = os.open(self._partial, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._stream = open(self._partial / "stream.mbs.zst", "xb", buffering=0, opener=_private)  # noqa: SIM115
+
+    def write(self, block: bytes) -> None:
+        """See Draft."""
+        rest = memoryview(block)
+        while rest:
+            rest = rest[self._stream.write(rest) :]
+
+    def publish(self, definitions: bytes, manifest: Manifest) -> None:
+        """See Draft."""
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        (self._partial / "stream.mbs.zst").replace(self._partial / manifest.stream.file)
+        _write_durably(self._partial / manifest.definitions.file, definitions)
+        _write_durably(self._partial / MANIFEST, sealed(manifest))
+        _sync_directory(self._partial)
+        self._partial.rename(self._directory / self._id)
+        _sync_directory(self._directory)
+        os.close(self._lock)
+
+    def abandon(self, reason: str, log: bytes) -> None:
+        """See Draft."""
+        self._stream.close()
+        with contextlib.suppress(OSError):  # what cannot be said stays visible as an interrupted backup
+            for path in self._partial.iterdir():
+                path.unlink()
+            _write_durably(self._partial / LOG, log)
+            _write_durably(self._partial / FAILURE, json.dumps({"schema": 1, "reason": reason}).encode())
+            self._partial.rename(self._directory / f"{self._id}{FAILED}")
+            _sync_directory(self._directory)
+        os.close(self._lock)
+
+
+def _look(place: Path) -> StoredBackup:
+    backup_id, suffix = place.name[:21], place.name[21:]
+    if suffix:
+        status, reason = _why_not_complete(place, suffix)
+        return StoredBackup(backup_id, status, reason, _size(place))
+    try:
+        manifest = _read_manifest(place)
+    except FoundWrongError as error:
+        return StoredBackup(backup_id, Status.DAMAGED, str(error), _size(place))
+    found = StoredBackup(
+        backup_id, Status.COMPLETE, "", manifest.stream.stored_bytes, manifest, _read_verification(place)
+    )
+    if found.verification is None or found.verification.outcome == "good":
+        return found
+    return replace(found, status=Status.BAD, reason=found.verification.problem)
+
+
+def _why_not_complete(place: Path, suffix: str) -> tuple[Status, str]:
+    if suffix == FAILED:
+        try:
+            return Status.FAILED, str(json.loads((place / FAILURE).read_bytes())["reason"])
+        except (OSError, ValueError, KeyError):
+            return Status.FAILED, "its reason cannot be read"
+    if _is_locked(place):
+        return Status.WRITING, "it is being written"
+    return Status.INTERRUPTED, "its deletion was cut off" if suffix == DELETING else "its writing was cut off"
+
+
+def _read_manifest(place: Path) -> Manifest:
+    what = f"the manifest of backup {place.name}"
+    manifest = unsealed(_read(place / MANIFEST, place.name), Manifest, what)
+    if manifest.id != place.name:
+        raise FoundWrongError(f"{what} belongs to {manifest.id}", hint="dbha backup list")
+    return manifest
+
+
+def _read_verification(place: Path) -> Verification | None:
+    """Return what the last verification found. One that cannot be read counts as none: verify again."""
+    with contextlib.suppress(OSError, FoundWrongError):
+        return unsealed((place / VERIFICATION).read_bytes(), Verification, VERIFICATION)
+    return None
+
+
+def _read(path: Path, backup_id: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FoundWrongError(
+            f"{path.name} of backup {backup_id} cannot be read: {error.strerror}", hint="dbha backup list"
+        ) from error
+
+
+def _size(place: Path) -> int:
+    total_bytes = 0
+    for path in place.iterdir():
+        with contextlib.suppress(OSError):  # deleted or renamed just now
+            total_bytes += path.stat().st_size
+    return total_bytes
+
+
+def _is_locked(place: Path) -> bool:
+    with _opened(place) as directory:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with open(path, "wb", opener=_private) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _sync_directory(path: Path) -> None:
+    with _opened(path) as directory:
+        os.fsync(directory)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield directory
+    finally:
+        os.close(directory)

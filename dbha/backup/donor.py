@@ -1,0 +1,73 @@
+"""Which node a backup is read from. Pure; the caller observes the nodes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dbha.errors import UnsafeError
+
+RECEIVE_QUEUE_LIMIT = 32  # write sets; a node with more is behind already, and reading slows it further
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What was observed of a node, as far as the choice needs it."""
+
+    name: str
+    synced: bool
+    view_agrees: bool  # it sees the same members, configuration and state UUID as the others
+    is_writer: bool
+    is_donor: bool  # it serves as a donor, or is desynced, for somebody else
+    receive_queue: float
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DonorChoice:
+    """The chosen node, and why each of the others was passed over."""
+
+    node: str
+    rejected: dict[str, str]
+
+
+def choose_donor(candidates: Sequence[Candidate]) -> DonorChoice:
+    """Return the node to read from: the one least behind, then the one with most room.
+
+    Raises UnsafeError with the reason for every node when none will do. The writer is only ever chosen when
+    it is the only node there is: reading from it would slow down every client.
+    """
+    rejected = {
+        candidate.name: reason
+        for candidate in candidates
+        if (reason := _why_not(candidate, alone=len(candidates) == 1))
+    }
+    fit = [candidate for candidate in candidates if candidate.name not in rejected]
+    if not fit:
+        reasons = "; ".join(f"{name} {reason}" for name, reason in rejected.items())
+        raise UnsafeError(
+            f"no node can be read for a backup: {reasons or 'the cluster has no nodes'}",
+            hint="dbha status     shows what the nodes wait for",
+        )
+    chosen = min(fit, key=lambda candidate: (candidate.receive_queue, -candidate.free_bytes, candidate.name))
+    rejected |= {
+        candidate.name: "would do as well"
+        if candidate.receive_queue == chosen.receive_queue
+        else "is further behind"
+        for candidate in fit
+        if candidate is not chosen
+    }
+    return DonorChoice(chosen.name, rejected)
+
+
+def _why_not(candidate: Candidate, *, alone: bool) -> str:
+    """Return why a node must not be read from; empty when it may."""
+    if not candidate.synced:
+        return "is not synced"
+    if not candidate.view_agrees:
+        return "does not see the cluster as the others do"
+    if candidate.is_donor:
+        return "is already a donor"
+    if candidate.receive_queue > RECEIVE_QUEUE_LIMIT:
+        return f"is {candidate.receive_queue:g} write sets behind"
+    if candidate.is_writer and not alone:
+        return "takes the writes"
+    return ""

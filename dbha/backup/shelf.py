@@ -1,0 +1,107 @@
+"""The backups of one cluster, ready to be used: the store they are in and the place where they are prepared."""
+
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dbha.backup.definitions import Definitions
+from dbha.backup.directory_store import DirectoryStore
+from dbha.backup.manifest import Manifest, ServiceState
+from dbha.backup.store import Status
+from dbha.backup.take import take_backup
+from dbha.backup.verify import verify
+from dbha.cluster.handle import Cluster
+from dbha.config import Configuration
+from dbha.inventory import Node
+from dbha.workflow import StepContext
+
+_PREPARING = threading.Lock()
+_APART = "apart"
+_PATIENCE_S = 3600.0  # for whoever verifies the same backup, or another one
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Takes, verifies and hands out backups; `state_of_services` says what the services are at now."""
+
+    cluster: Cluster
+    store: DirectoryStore
+    staging: Path
+    configuration: Configuration
+    state_of_services: Callable[[Node], Mapping[str, ServiceState]]
+
+    def take(self, donor: Node, backup_id: str, *, label: str, context: StepContext) -> Manifest:
+        """Take a backup of the whole donor under this id, or return the one an interrupted attempt completed."""
+        for stored in self.store.list():
+            if stored.id == backup_id and stored.status is Status.COMPLETE:
+                return self.store.manifest(backup_id)
+            if stored.id == backup_id:  # an interrupted attempt's
+                self.store.delete(backup_id)
+        services = self.state_of_services(donor)
+        return take_backup(
+            self.cluster,
+            self.store,
+            donor,
+            backup_id=backup_id,
+            services=services,
+            label=label,
+            policy=self.configuration.backup,
+            databases=[name for service in services.values() for name in service.databases],
+            on_bytes=context.measure,
+            on_line=context.say,
+            timeout_s=self.configuration.limits.backup_timeout_s,
+        )
+
+    def prepared(self, backup_id: str, on_bytes: Callable[[int, int], None]) -> Path:
+        """Return the verified, unpacked and prepared backup; one that is there already is used again.
+
+        Raises FoundWrongError when the backup is not good. Whoever needs one at the same time waits for the
+        other, also for a scheduled verification.
+        """
+        with _PREPARING:
+            verification = verify(
+                self.store, backup_id, self.staging, on_bytes=on_bytes, keep=True, patience_s=_PATIENCE_S
+            )
+        assert verification.prepared is not None
+        return verification.prepared
+
+    def prepared_apart(self, backup_id: str, on_bytes: Callable[[int, int], None]) -> Path:
+        """Return one more prepared backup, beside the one that tables are imported from: a server may write to it."""
+        apart = replace(self, staging=self.staging / _APART)
+        return apart.prepared(backup_id, on_bytes)
+
+    def definitions(self, backup_id: str) -> Definitions:
+        """Return the structure of the databases in a backup."""
+        return self.store.definitions(backup_id)
+
+    def forget_prepared(self, backup_id: str) -> None:
+        """Remove the prepared form of a backup, and what unfinished ones left; the backup itself stays."""
+        for staging in (self.staging, self.staging / _APART):
+            for place in (staging / backup_id, *staging.glob(f"{backup_id}.*.partial")):
+                shutil.rmtree(place, ignore_errors=True)
+
+    def source(self, backup_id: str) -> "ShelfSource":
+        """Return a backup as the source of a restore."""
+        return ShelfSource(self, backup_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ShelfSource:
+    """One backup on the shelf, for restoring from."""
+
+    shelf: Shelf
+    backup_id: str
+
+    def definitions(self) -> Definitions:
+        """Return the structure of the databases."""
+        return self.shelf.definitions(self.backup_id)
+
+    def prepared(self, context: StepContext) -> Path:
+        """Return the prepared backup, made again when it is gone."""
+        return self.shelf.prepared(self.backup_id, context.measure)
+
+    def prepared_apart(self, context: StepContext) -> Path:
+        """Return one more prepared backup, which a server may write to."""
+        return self.shelf.prepared_apart(self.backup_id, context.measure)

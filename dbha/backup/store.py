@@ -1,0 +1,117 @@
+"""Where backups are kept: the protocol of every store, and the words for what lies in one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import BinaryIO, Protocol
+
+from dbha.backup.definitions import Definitions
+from dbha.backup.manifest import BACKUP_ID, Manifest, Verification
+from dbha.errors import FoundWrongError, UsageError
+
+
+class Status(StrEnum):
+    """How a backup stands; these words are part of the `--json` contract."""
+
+    COMPLETE = "complete"
+    WRITING = "writing"  # a process is at it now
+    INTERRUPTED = "interrupted"  # its writing or its deletion was cut off, and nobody is at it any more
+    FAILED = "failed"  # its data is gone, its log was kept
+    BAD = "bad"  # it was complete, and a verification found that it cannot be restored
+    DAMAGED = "damaged"  # it was complete, and its manifest cannot be read any more
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBackup:
+    """What a store has of one backup. Only a complete or bad one has a manifest."""
+
+    id: str
+    status: Status
+    reason: str  # why it is not complete
+    stored_bytes: int
+    manifest: Manifest | None = None
+    verification: Verification | None = None
+
+    @property
+    def created(self) -> datetime:
+        """When it was begun, to the second."""
+        return datetime.strptime(self.id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+    @property
+    def verified(self) -> bool:
+        """Whether this very stream was found good the last time it was verified."""
+        return (
+            self.manifest is not None
+            and self.verification is not None
+            and self.verification.outcome == "good"
+            and self.verification.stream_sha256 == self.manifest.stream.sha256
+        )
+
+
+class Draft(Protocol):
+    """A backup that is being written. Nothing of it counts before `publish` returned."""
+
+    def write(self, block: bytes) -> None:
+        """Append to the stream. Raises OSError when the store cannot take it."""
+
+    def publish(self, definitions: bytes, manifest: Manifest) -> None:
+        """Make the backup complete: all of it durable first, the manifest last, then its name."""
+
+    def abandon(self, reason: str, log: bytes) -> None:
+        """Delete the data; keep the reason and the log, to be seen. Never raises for a full disk."""
+
+
+class Store(Protocol):
+    """Keeps backups. What it lists is read anew each time; there is no catalogue that could disagree."""
+
+    def begin(self, backup_id: str) -> Draft:
+        """Start to write a backup. Raises UsageError when there is one with this id."""
+
+    def list(self) -> Sequence[StoredBackup]:
+        """Return all backups, also those that failed, in the order of their ids."""
+
+    def manifest(self, backup_id: str) -> Manifest:
+        """Return a manifest. Raises FoundWrongError when it is damaged or not there."""
+
+    def definitions(self, backup_id: str) -> Definitions:
+        """Return the definitions. Raises FoundWrongError when they are not what the manifest says."""
+
+    def open_stream(self, backup_id: str) -> BinaryIO:
+        """Return the stored stream, to be closed by the caller. Raises FoundWrongError when it is not there."""
+
+    def record_verification(self, verification: Verification) -> None:
+        """Keep what a verification found, in the place of what the one before found."""
+
+    def delete(self, backup_id: str) -> None:
+        """Delete a backup, whatever its status.
+
+        Raises UsageError for an unknown id, and BusyError while it is being written.
+        """
+
+    def free_bytes(self) -> int:
+        """Return how much more the store can take, in bytes."""
+
+
+def resolve(backups: Sequence[StoredBackup], name: str) -> str:
+    """Return the id that an operator means; `latest` is the newest complete backup, never a bad one.
+
+    Raises UsageError for an id that is not there, and FoundWrongError when there is no complete backup.
+    """
+    if name == "latest":
+        complete = [backup.id for backup in backups if backup.status is Status.COMPLETE]
+        if not complete:
+            raise FoundWrongError("there is no complete backup", hint="dbha backup create")
+        return max(complete)
+    if any(backup.id == name for backup in backups):
+        return name
+    kind = "there is no backup" if BACKUP_ID.fullmatch(name) else "this is not the id of a backup:"
+    raise UsageError(f"{kind} {name}", hint="dbha backup list")
+
+
+def stored_ratio(backups: Sequence[StoredBackup]) -> float | None:
+    """Return stored to raw bytes of the newest complete backup, or None when there is none."""
+    complete = [backup.manifest for backup in backups if backup.manifest is not None]
+    if not complete or complete[-1].data_bytes == 0:
+        return None
+    return complete[-1].stream.stored_bytes / complete[-1].data_bytes

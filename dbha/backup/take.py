@@ -1,0 +1,232 @@
+"""Take one full backup: structure before, the stream, structure after, and only then a manifest."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from dbha import __version__
+from dbha.backup.checkpoint import checkpoint
+from dbha.backup.definitions import Definitions, change_counters, read_definitions, tablespaces
+from dbha.backup.estimate import data_size, in_mib, stored_estimate
+from dbha.backup.manifest import DefinitionsFile, Manifest, ServiceState, StreamFile
+from dbha.backup.pipeline import (
+    Report,
+    backup_argv,
+    compress_argv,
+    options_file,
+    problem_of,
+    receive,
+    started,
+)
+from dbha.backup.store import Draft, Store, stored_ratio
+from dbha.backup.tool_files import (
+    BINLOG_FILES,
+    GALERA_FILES,
+    INFO_FILES,
+    galera_position,
+    gtid_of,
+    key_values,
+)
+from dbha.cluster.handle import Cluster
+from dbha.config.model import BackupPolicy
+from dbha.errors import BackupFailedError, DbhaError
+from dbha.inventory import Node
+from dbha.transport import RunningCommand
+
+_READ_TIMEOUT_S = 300  # for each answer about structure; an ended backup must not wait for one for ever
+_WAIT = "wait until no schema sync or migration runs, then take the backup again"
+
+
+@dataclass(slots=True)
+class _Flow:
+    """The stream on its way into the store: hashed, counted and told about as it flows."""
+
+    draft: Draft
+    expected_bytes: int
+    on_bytes: Callable[[int, int], None]
+    before_first: Callable[[], object]
+    stored_bytes: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def take(self, block: bytes) -> None:
+        if not self.stored_bytes:
+            self.before_first()
+        self.digest.update(block)
+        self.draft.write(block)
+        self.stored_bytes += len(block)
+        self.on_bytes(self.stored_bytes, max(self.expected_bytes, self.stored_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What was read of the donor just before the copy began; the counters first of all."""
+
+    counters: dict[str, int]
+    tablespaces: tuple[str, ...]
+    server_version: str
+    data_bytes: int
+
+
+def take_backup(
+    cluster: Cluster,
+    store: Store,
+    donor: Node,
+    *,
+    backup_id: str,
+    services: Mapping[str, ServiceState],
+    label: str,
+    policy: BackupPolicy,
+    databases: Sequence[str],
+    on_bytes: Callable[[int, int], None],
+    on_line: Callable[[str], None],
+    timeout_s: float = 6 * 3600,
+) -> Manifest:
+    """Back up the whole donor and return the manifest that was published; `databases` are those of services.
+
+    `on_bytes` gets the bytes stored so far and an estimate of all. Raises BackupFailedError with the cause in
+    words for whatever went wrong: nothing is published then, and older backups are as they were.
+    """
+    taking = _Taking(cluster, donor, backup_id, policy, timeout_s, on_bytes, on_line)
+    try:
+        ratio = stored_ratio(store.list())
+        draft = store.begin(backup_id)
+    except (DbhaError, OSError) as error:
+        raise _failure(backup_id, donor, error) from error
+    try:
+        content, manifest = taking.copy_to(draft, databases, ratio)
+        manifest = manifest.model_copy(update={"label": label, "services": dict(services)})
+        draft.publish(content, manifest)
+    except BaseException as error:
+        failure = _failure(backup_id, donor, error)
+        draft.abandon(str(failure), taking.log)
+        if isinstance(error, DbhaError | OSError):
+            raise failure from error
+        raise
+    on_line(f"backup {backup_id} is complete at seqno {manifest.seqno}")
+    return manifest
+
+
+class _Taking:
+    """One backup in the making; `log` is what the tools on the donor said last."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        donor: Node,
+        backup_id: str,
+        policy: BackupPolicy,
+        timeout_s: float,
+        on_bytes: Callable[[int, int], None],
+        on_line: Callable[[str], None],
+    ) -> None:
+        self._cluster, self._donor, self._id = cluster, donor, backup_id
+        self._policy, self._timeout_s = policy, timeout_s
+        self._on_bytes, self._on_line = on_bytes, on_line
+        self.log = b""
+
+    def copy_to(self, draft: Draft, databases: Sequence[str], ratio: float | None) -> tuple[bytes, Manifest]:
+        """Return the definitions, as they are to be stored, and the manifest of what is in the draft then."""
+        created = datetime.now(UTC)
+        with ThreadPoolExecutor(1) as pool, started(self._cluster.transport(self._donor)) as command:
+            before = self._look(databases)
+            self._on_line(f"copying {self._donor} ({in_mib(before.data_bytes)} of tables)")
+            reading = pool.submit(self._read_definitions, before, databases)
+            expected_bytes = stored_estimate(before.data_bytes, ratio)
+            flow = _Flow(draft, expected_bytes, self._on_bytes, before_first=reading.result)
+            report = self._receive(command, before, flow)
+            definitions = reading.result()
+        self._require_same_structure(before, definitions)
+        content = definitions.model_dump_json(by_alias=True).encode()
+        return content, self._manifest(created, before, flow, report, content)
+
+    def _look(self, databases: Sequence[str]) -> _Before:
+        with self._cluster.session(self._donor) as session:
+            checkpoint(session)
+            counters, stems = change_counters(session), tablespaces(session)
+            return _Before(
+                counters=counters,
+                tablespaces=tuple(stem for name in databases for stem in stems[name]),
+                server_version=str(session.value("SELECT VERSION()")),
+                data_bytes=data_size(session, databases).all_bytes,
+            )
+
+    def _read_definitions(self, before: _Before, databases: Sequence[str]) -> Definitions:
+        """Return the structure as it was before the copy, which the counters prove, though it is read beside it."""
+        with self._cluster.session(self._donor, read_timeout_s=_READ_TIMEOUT_S) as session:
+            definitions = read_definitions(session, databases)
+            if change_counters(session) != before.counters:
+                raise BackupFailedError(
+                    "the structure of a database was changed as the backup began", hint=_WAIT
+                )
+        return definitions
+
+    def _receive(self, command: RunningCommand, before: _Before, flow: _Flow) -> Report:
+        request = {
+            "backup": backup_argv(self._donor, self._cluster.account.user, self._policy),
+            "compress": compress_argv(self._policy),
+            "options": options_file(self._cluster.account),
+            "expected": [f"{stem}.ibd" for stem in before.tablespaces],
+        }
+        report, status, self.log = receive(command, request, flow.take, timeout_s=self._timeout_s)
+        if report is None:
+            last = self.log.decode("utf-8", "replace").strip().rpartition("\n")[2] or "nothing was said"
+            raise BackupFailedError(f"the stream was cut off (exit status {status}): {last}")
+        if problem := problem_of(report):
+            raise BackupFailedError(problem)
+        return report
+
+    def _require_same_structure(self, before: _Before, known: Definitions) -> None:
+        databases = sorted(known.databases)
+        with self._cluster.session(self._donor) as session:
+            if change_counters(session) == before.counters:
+                return
+            after = read_definitions(session, databases)
+        changed = [name for name in databases if known.fingerprint_of([name]) != after.fingerprint_of([name])]
+        if changed:
+            raise BackupFailedError(
+                f"the structure of {', '.join(changed)} was changed during the backup", hint=_WAIT
+            )
+
+    def _manifest(
+        self, created: datetime, before: _Before, flow: _Flow, report: Report, content: bytes
+    ) -> Manifest:
+        try:
+            state_uuid, seqno = galera_position(report.text_of(GALERA_FILES))
+        except ValueError as error:
+            raise BackupFailedError(str(error)) from error
+        return Manifest(
+            id=self._id,
+            cluster=self._cluster.name,
+            label="",
+            created=created,
+            finished=datetime.now(UTC),
+            donor=self._donor.name,
+            server_version=before.server_version,
+            tool_version=key_values(report.text_of(INFO_FILES)).get("tool_version", ""),
+            timeline=state_uuid,
+            cluster_state_uuid=state_uuid,
+            seqno=seqno,
+            gtid=gtid_of(report.text_of(BINLOG_FILES)),
+            services={},
+            stream=StreamFile(
+                stored_bytes=flow.stored_bytes, raw_bytes=report.raw_bytes, sha256=flow.digest.hexdigest()
+            ),
+            definitions=DefinitionsFile(sha256=hashlib.sha256(content).hexdigest()),
+            data_bytes=before.data_bytes,
+            dbha_version=__version__,
+        )
+
+
+def _failure(backup_id: str, donor: Node, error: BaseException) -> BackupFailedError:
+    if isinstance(error, OSError):
+        words = f"the store cannot take it: {error.strerror or error}"
+    else:
+        words = str(error) or type(error).__name__
+    hint = error.hint if isinstance(error, DbhaError) else ""
+    return BackupFailedError(
+        f"backup {backup_id} of {donor} failed: {words}",
+        hint=hint or "dbha backup list     keeps it with its reason",
+    )

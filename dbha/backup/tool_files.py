@@ -1,0 +1,38 @@
+"""Read the small files that mariadb-backup writes beside the data. Their names depend on its version."""
+
+import re
+
+INFO_FILES = ("xtrabackup_info", "mariadb_backup_info")  # the last member of every complete stream
+GALERA_FILES = ("xtrabackup_galera_info", "mariadb_backup_galera_info")
+BINLOG_FILES = ("xtrabackup_binlog_info", "mariadb_backup_binlog_info")
+
+_POSITION = re.compile(r"\s*([0-9a-f-]{36}):(\d+)(?:\s+\S+)*\s*")
+
+
+def galera_position(text: str) -> tuple[str, int]:
+    """Return state UUID and seqno of a galera info: `uuid:seqno`, and newer versions add a domain id.
+
+    Raises ValueError, fit for a message, when there is no position in it.
+    """
+    found = _POSITION.fullmatch(text)
+    if not found:
+        raise ValueError(f"the backup does not know its Galera position: {text.strip() or 'no galera info'}")
+    return found[1], int(found[2])
+
+
+def gtid_of(text: str) -> str:
+    """Return the GTID of a binlog info (file, position, GTID); empty when the donor kept no binary log."""
+    words = text.split()
+    return words[2] if len(words) > 2 else ""
+
+
+def key_values(text: str) -> dict[str, str]:
+    """Return the `name = value` lines of a backup info."""
+    pairs = (line.partition("=") for line in text.splitlines())
+    return {name.strip(): value.strip() for name, found, value in pairs if found}
+
+
+def series_of(version: str) -> str:
+    """Return `10.11` of `10.11.19-MariaDB`: the part that must be equal for a backup to be prepared."""
+    found = re.match(r"\d+\.\d+", version)
+    return found[0] if found else ""
