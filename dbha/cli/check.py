@@ -1,0 +1,69 @@
+"""`dbha check`: is everything there that the other verbs need?"""
+
+import shutil
+from collections.abc import Callable
+
+import click
+
+from dbha.cli.app import App
+from dbha.cli.options import json_option
+from dbha.errors import ConfigurationError, DbhaError
+
+_TOOLS = ("mariadb-backup", "mbstream", "zstd", "mariadb", "mariadb-dump", "mariadbd", "ansible-playbook")
+
+
+@click.command("check")
+@json_option
+@click.pass_obj
+def command(app: App, as_json: bool) -> int:
+    """Check configuration, inventory, secrets, tools and nodes. Exits 0 when all is well, 1 or 3 when not."""
+    results: list[tuple[str, str]] = []
+
+    def probe(name: str, look: Callable[[], str]) -> None:
+        try:
+            results.append((name, look()))
+        except ConfigurationError:
+            raise
+        except DbhaError as error:
+            results.append((name, f"FAILED: {error}"))
+
+    probe("configuration", lambda: f"ok ({app.configuration_path})")
+    probe("secrets", lambda: "ok" if app.secrets.get("admin_password") else "FAILED")
+    probe("inventory", lambda: f"ok ({len(app.site.cluster.nodes)} nodes)")
+    for tool in _TOOLS:
+        results.append((f"tool {tool}", "ok" if _found(tool) else "FAILED: not installed"))
+    for node in app.site.cluster.nodes:
+        probe(f"host of {node.name}", lambda node=node: _host(app, node.name))  # type: ignore[misc]
+    probe("cluster", lambda: _cluster(app))
+    for name in app.site.services:
+        probe(f"release of {name}", lambda name=name: _release(app, name))  # type: ignore[misc]
+    failed = [name for name, result in results if result.startswith("FAILED")]
+    if as_json:
+        app.console.json({"ok": not failed, "checks": [{"name": n, "result": r} for n, r in results]})
+    else:
+        for name, result in results:
+            app.console.line(f"{name}: {result}")
+    return 1 if failed else 0
+
+
+def _found(tool: str) -> bool:
+    return shutil.which(tool) is not None or shutil.which(tool, path="/usr/sbin:/usr/local/sbin") is not None
+
+
+def _host(app: App, name: str) -> str:
+    transport = app.site.cluster.transport(app.site.cluster.node(name))
+    transport.run(["true"], timeout_s=10).check()
+    return f"ok ({transport.host})"
+
+
+def _cluster(app: App) -> str:
+    verdict = app.site.verdict()
+    if verdict.level != "healthy":
+        return f"FAILED: {verdict.level}: {'; '.join(verdict.reasons)}"
+    return "ok (healthy)"
+
+
+def _release(app: App, name: str) -> str:
+    release = app.site.releases_now(app.site.writer())[name]
+    app.site.runner(name, release)
+    return f"ok ({release})"
