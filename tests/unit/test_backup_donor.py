@@ -1,0 +1,51 @@
+"""Which node a backup is read from."""
+
+from dataclasses import replace
+
+import pytest
+
+from dbha.backup.donor import Candidate, choose_donor
+from dbha.errors import UnsafeError
+
+WRITER = Candidate(
+    "db1", synced=True, view_agrees=True, is_writer=True, is_donor=False, receive_queue=0, free_bytes=9
+)
+SECOND = replace(WRITER, name="db2", is_writer=False, free_bytes=5)
+THIRD = replace(SECOND, name="db3", free_bytes=7)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "expected"),
+    [
+        pytest.param([WRITER, SECOND, THIRD], "db3", id="most room among equals"),
+        pytest.param([WRITER, SECOND, replace(THIRD, receive_queue=3)], "db2", id="least behind before room"),
+        pytest.param([WRITER, SECOND, replace(THIRD, synced=False)], "db2", id="a node must be synced"),
+        pytest.param([WRITER, SECOND, replace(THIRD, view_agrees=False)], "db2", id="its view must agree"),
+        pytest.param([WRITER, SECOND, replace(THIRD, is_donor=True)], "db2", id="one donor's work is enough"),
+        pytest.param([WRITER, SECOND, replace(THIRD, receive_queue=33)], "db2", id="not when it is behind"),
+        pytest.param([WRITER], "db1", id="a writer that is alone"),
+        pytest.param([SECOND, replace(SECOND, name="db0")], "db0", id="the name decides in the end"),
+    ],
+)
+def test_choice(candidates: list[Candidate], expected: str) -> None:
+    choice = choose_donor(candidates)
+    assert choice.node == expected
+    assert set(choice.rejected) == {candidate.name for candidate in candidates} - {expected}
+
+
+@pytest.mark.parametrize(
+    ("candidates", "reasons"),
+    [
+        pytest.param(
+            [WRITER, replace(SECOND, synced=False), replace(THIRD, is_donor=True)],
+            ["db1 takes the writes", "db2 is not synced", "db3 is already a donor"],
+            id="every reason is named",
+        ),
+        pytest.param([replace(WRITER, synced=False)], ["db1 is not synced"], id="alone and not synced"),
+        pytest.param([], ["the cluster has no nodes"], id="nobody at all"),
+    ],
+)
+def test_refusal(candidates: list[Candidate], reasons: list[str]) -> None:
+    with pytest.raises(UnsafeError) as refused:
+        choose_donor(candidates)
+    assert all(reason in str(refused.value) for reason in reasons)

@@ -1,0 +1,197 @@
+"""What a directory store shows at every moment of a backup's life, and after it was cut off there."""
+
+import hashlib
+import os
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dbha.backup.definitions import DatabaseDefinition, Definitions
+from dbha.backup.directory_store import DirectoryStore
+from dbha.backup.manifest import DefinitionsFile, Manifest, StreamFile, Verification
+from dbha.backup.store import Status, StoredBackup, resolve, stored_ratio
+from dbha.errors import BusyError, FoundWrongError, UsageError
+from tests.unit.test_backup_manifest import MANIFEST
+
+FIRST, SECOND = "20261123T043000Z-3f2a", "20261123T043001Z-0001"
+DEFINITIONS = Definitions(
+    databases={
+        "nova": DatabaseDefinition(
+            charset="utf8mb3", collation="utf8mb3_general_ci", tables={"a": "CREATE"}, tablespaces=("nova/a",)
+        )
+    }
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    return DirectoryStore(tmp_path / "store")
+
+
+def manifest_of(backup_id: str, content: bytes) -> Manifest:
+    return MANIFEST.model_copy(
+        update={
+            "id": backup_id,
+            "stream": StreamFile(stored_bytes=6, raw_bytes=12, sha256=hashlib.sha256(b"stream").hexdigest()),
+            "definitions": DefinitionsFile(sha256=hashlib.sha256(content).hexdigest()),
+        }
+    )
+
+
+def complete(store: DirectoryStore, backup_id: str) -> Manifest:
+    content = DEFINITIONS.model_dump_json(by_alias=True).encode()
+    manifest = manifest_of(backup_id, content)
+    draft = store.begin(backup_id)
+    draft.write(b"str")
+    draft.write(b"eam")
+    draft.publish(content, manifest)
+    return manifest
+
+
+def only(store: DirectoryStore) -> StoredBackup:
+    (backup,) = store.list()
+    return backup
+
+
+def test_an_empty_store(store: DirectoryStore) -> None:
+    assert store.list() == ()
+    assert store.free_bytes() > 0
+    with pytest.raises(FoundWrongError, match="no complete backup"):
+        resolve(store.list(), "latest")
+
+
+def test_a_complete_backup(store: DirectoryStore) -> None:
+    manifest = complete(store, FIRST)
+    backup = only(store)
+    assert (backup.status, backup.manifest, backup.verified) == (Status.COMPLETE, manifest, False)
+    assert backup.created == datetime(2026, 11, 23, 4, 30, tzinfo=UTC)
+    assert store.definitions(FIRST) == DEFINITIONS
+    with store.open_stream(FIRST) as stream:
+        assert stream.read() == b"stream"
+    assert stored_ratio(store.list()) == 6 / MANIFEST.data_bytes
+
+
+def test_only_the_owner_may_read(store: DirectoryStore) -> None:
+    complete(store, FIRST)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in store.directory.rglob("*")]
+    assert all(mode & 0o077 == 0 for mode in modes)
+
+
+def test_list_is_in_order_and_latest_is_the_newest_complete(store: DirectoryStore) -> None:
+    complete(store, SECOND)
+    complete(store, FIRST)
+    store.begin("20261123T050000Z-ffff").abandon("why", b"log")
+    assert [backup.id for backup in store.list()] == [FIRST, SECOND, "20261123T050000Z-ffff"]
+    assert resolve(store.list(), "latest") == SECOND
+    assert resolve(store.list(), FIRST) == FIRST
+
+
+@pytest.mark.parametrize("name", ["20261123T050000Z-ffff", "newest", ""])
+def test_an_unknown_name_is_a_mistake_of_the_caller(store: DirectoryStore, name: str) -> None:
+    with pytest.raises(UsageError):
+        resolve(store.list(), name)
+    with pytest.raises(UsageError):
+        store.delete(name or "x")
+
+
+def test_a_failed_backup_keeps_its_reason_and_log_and_no_data(store: DirectoryStore) -> None:
+    draft = store.begin(FIRST)
+    draft.write(b"secret rows")
+    draft.abandon("the disk is full", b"its log")
+    backup = only(store)
+    assert (backup.status, backup.reason) == (Status.FAILED, "the disk is full")
+    assert (store.directory / f"{FIRST}.failed/backup.log").read_bytes() == b"its log"
+    assert not any(
+        b"secret rows" in path.read_bytes() for path in store.directory.rglob("*") if path.is_file()
+    )
+
+
+def test_who_writes_is_seen_and_protected(store: DirectoryStore) -> None:
+    draft = store.begin(FIRST)
+    assert only(store).status is Status.WRITING
+    with pytest.raises(BusyError):
+        store.delete(FIRST)
+    with pytest.raises(UsageError, match="already"):
+        store.begin(FIRST)
+    os.close(draft._lock)  # as when its process is gone
+    assert only(store).status is Status.INTERRUPTED
+    store.delete(FIRST)
+    assert store.list() == ()
+
+
+def test_a_cut_off_deletion_is_finished_by_the_next(store: DirectoryStore) -> None:
+    complete(store, FIRST)
+    (store.directory / FIRST).rename(store.directory / f"{FIRST}.deleting")
+    assert (only(store).status, only(store).reason) == (Status.INTERRUPTED, "its deletion was cut off")
+    store.delete(FIRST)
+    assert store.list() == ()
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("manifest.json", b"{}"),
+        ("manifest.json", None),
+        ("definitions.json", b"{}"),
+        ("definitions.json", None),
+    ],
+)
+def test_damage_is_found(store: DirectoryStore, file: str, damage: bytes | None) -> None:
+    complete(store, FIRST)
+    path = store.directory / FIRST / file
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage)
+    with pytest.raises(FoundWrongError):
+        store.definitions(FIRST)
+    expected = Status.DAMAGED if file == "manifest.json" else Status.COMPLETE
+    assert only(store).status is expected
+
+
+def test_a_bad_backup_is_told_from_one_that_was_never_verified(store: DirectoryStore) -> None:
+    complete(store, FIRST)
+    manifest = complete(store, SECOND)
+    found = Verification(
+        backup=SECOND, outcome="bad", problem="its tail is missing", when=datetime.now(UTC),
+        stream_sha256=manifest.stream.sha256, tool_version="10.11.6", dbha_version="0.1.0",
+    )  # fmt: skip
+    store.record_verification(found)
+    assert [(each.status, each.reason) for each in store.list()] == [
+        (Status.COMPLETE, ""), (Status.BAD, "its tail is missing"),
+    ]  # fmt: skip
+    assert resolve(store.list(), "latest") == FIRST
+    store.record_verification(found.model_copy(update={"outcome": "good", "problem": ""}))
+    assert resolve(store.list(), "latest") == SECOND
+
+
+def test_a_manifest_of_another_backup_is_refused(store: DirectoryStore) -> None:
+    complete(store, FIRST)
+    (store.directory / FIRST).rename(store.directory / SECOND)
+    assert only(store).status is Status.DAMAGED
+    assert f"belongs to {FIRST}" in only(store).reason
+
+
+def test_a_verification_holds_for_the_stream_it_saw(store: DirectoryStore) -> None:
+    manifest = complete(store, FIRST)
+    found = Verification(
+        backup=FIRST, outcome="good", when=MANIFEST.created, stream_sha256=manifest.stream.sha256,
+        tool_version="10.11.19-MariaDB", dbha_version="0.1.0",
+    )  # fmt: skip
+    store.record_verification(found.model_copy(update={"outcome": "bad", "problem": "p"}))
+    assert not only(store).verified
+    store.record_verification(found)
+    assert only(store).verification == found
+    assert only(store).verified
+    store.record_verification(found.model_copy(update={"stream_sha256": "f" * 64}))
+    assert not only(store).verified
+    (store.directory / FIRST / "verification.json").write_bytes(b"{")
+    assert only(store).verification is None
+
+
+def test_what_is_no_backup_is_left_alone(store: DirectoryStore) -> None:
+    complete(store, FIRST)
+    (store.directory / "notes").mkdir()
+    assert len(store.list()) == 1
