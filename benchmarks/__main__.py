@@ -1,0 +1,34 @@
+"""`python -m benchmarks [restore|backup|upgrade] [INSTANCES ...]`: prints tables for docs/benchmarks.md."""
+
+import sys
+from collections.abc import Sequence
+
+from benchmarks import backup, restore, upgrade
+
+_DEFAULTS = {"restore": (20_000, 60_000), "backup": (20_000,), "upgrade": (20_000,)}
+_MEASURES = {"restore": restore.measure, "backup": backup.measure, "upgrade": upgrade.measure}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the benchmarks that are named, or all of them, and print their tables."""
+    names = [name for name in arguments if name in _MEASURES] or list(_MEASURES)
+    sizes = [int(word) for word in arguments if word.isdecimal()]
+    for name in names:
+        for instances in sizes or _DEFAULTS[name]:
+            print(f"\n{name}, {instances} instances\n")
+            print(table(_MEASURES[name](instances)), flush=True)
+
+
+def table(rows: Sequence[dict[str, object]]) -> str:
+    """Return rows as a Markdown table."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [
+        columns,
+        ["---"] * len(columns),
+        *([str(row.get(column, "")) for column in columns] for row in rows),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,95 @@
+"""Restoring nova: dbha beside `mariadb < dump` and beside mydumper/myloader, while keystone is written to."""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
+
+from benchmarks.cloud import NOVA, TARGET, Cloud, cloud, shell, timed
+from dbha.sandbox.ledger import TABLES, LedgerReport, WriterProcess, WriterSettings, check, erase
+
+_DUMP = (
+    'mariadb-dump --defaults-extra-file="$CNF" --single-transaction --skip-lock-tables --skip-add-locks --hex-blob'
+    ' --databases $DATABASES > "$OUT"'
+)
+_DROP = 'for db in $DATABASES; do mariadb --defaults-extra-file="$CNF" -e "DROP DATABASE $db"; done; '
+_LOAD = _DROP + 'mariadb --defaults-extra-file="$CNF" < "$OUT"'
+_MYDUMPER = (
+    'mydumper --defaults-file="$CNF" --host "$HOST" --port "$PORT" --threads 2 --trx-consistency-only'
+    " --regex '^(nova_api|nova_cell0|nova)\\.' --rows 20000 --outputdir \"$OUT\""
+)
+_MYLOADER = _DROP + (
+    'myloader --defaults-file="$CNF" --host "$HOST" --port "$PORT" --threads 2 --directory "$OUT"'
+)
+
+
+_AUTOMATIC = "dbha, by itself in a failed upgrade"
+
+
+def measure(instances: int) -> list[dict[str, object]]:
+    """Return one row for each side and round: seconds, ratio to dbha, and keystone's longest wait meanwhile."""
+    with cloud(instances) as made:
+        backup_id = _prepare(made)
+        variables = {
+            "CNF": made.options_file(), "DATABASES": " ".join(NOVA), "HOST": made.writer.address,
+            "PORT": made.writer.port,
+        }  # fmt: skip
+        sides: dict[str, Callable[[], object]] = {
+            _AUTOMATIC: lambda: _fail_an_upgrade(made),
+            "dbha restore ID, whole command": lambda: made.dbha(
+                "restore", backup_id, "--service", "nova", "--yes"
+            ),
+            "mariadb < dump": lambda: shell(_LOAD, OUT=made.directory / "nova.sql", **variables),
+            "myloader": lambda: shell(_MYLOADER, OUT=made.directory / "mydumper", **variables),
+        }
+        shell(_DUMP, OUT=made.directory / "nova.sql", **variables)
+        shell(_MYDUMPER, OUT=made.directory / "mydumper", **variables)
+        size = made.data_bytes(NOVA)
+        taken = {name: _with_writer(made, side) for name, side in sides.items()}
+        taken[_AUTOMATIC] = (_seconds_of_going_back(made), taken[_AUTOMATIC][1])
+    base = taken[_AUTOMATIC][0]
+    return [
+        {
+            "nova": f"{size / 1e9:.2f} GB", "side": name, "seconds": round(seconds, 1),
+            "times the automatic restore": round(seconds / base, 2), "longest wait of keystone (s)": round(wait, 3),
+        }
+        for name, (seconds, wait) in taken.items()
+    ]  # fmt: skip
+
+
+def _fail_an_upgrade(made: Cloud) -> None:
+    """Make nova's upgrade fail for a real reason; dbha puts nova back by itself."""
+    with made.cluster.session(made.writer) as session:
+        session.execute("CREATE INDEX migrations_by_src_host_nodes_and_status_idx ON nova.migrations (uuid)")
+    made.dbha("upgrade", "run", "--to", TARGET, "--service", "nova", "--yes", expect=7)
+
+
+def _seconds_of_going_back(made: Cloud) -> float:
+    """Return the time from the failure of the native command until nova could write again, by the journal."""
+    (run,) = (run for run in made.runs() if run["workflow"] == "upgrade")
+    ended = {step["name"]: datetime.fromisoformat(step["ended"]) for step in run["steps"]}
+    return (ended["unfence-undo"] - ended["sync:nova"]).total_seconds()
+
+
+def _prepare(made: Cloud) -> str:
+    made.dbha("backup", "create", "--verify")
+    store = made.sandbox.layout.directory / "backups"
+    return sorted(path.name for path in store.iterdir())[-1]
+
+
+def _with_writer(made: Cloud, action: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds the action took and the longest wait of a keystone writer meanwhile."""
+    account = made.sandbox.account("keystone", os.environ)
+    with WriterProcess(WriterSettings(TABLES["keystone"], made.cluster.nodes, account)) as writer:
+        seconds = timed(action)
+        report = writer.stop()
+    _require_intact(made, report)
+    return seconds, report.longest_wait_s
+
+
+def _require_intact(made: Cloud, report: LedgerReport) -> None:
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(made.cluster.session(node)) for node in made.cluster.nodes]
+        if not check(report, TABLES["keystone"], sessions).is_intact:
+            raise RuntimeError("rows of keystone were lost")
+        erase(sessions[0], TABLES["keystone"], report.run)
