@@ -6,7 +6,6 @@
 
 import contextlib
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -20,7 +19,7 @@ from dbha.config.model import BackupPolicy
 from dbha.database import Account
 from dbha.errors import UnreachableError
 from dbha.inventory import Node
-from dbha.transport import RunningCommand, Transport, TransportError
+from dbha.transport import RunningCommand, Transport, deadline
 
 READ_BYTES = 1 << 20
 STALL_LIMIT_S = 600  # how long the stream may stand still before the donor gives up
@@ -149,35 +148,17 @@ def receive(
     Returns the report (None: the program was cut off), the exit status and the tail of what the tools said.
     Raises UnreachableError when it took too long; what `sink` raises goes through.
     """
-    with _deadline(command, timeout_s) as expired:
+    with deadline(command, timeout_s) as timed_out:
         with contextlib.suppress(BrokenPipeError):
             whole = {**request, "stall_limit_s": STALL_LIMIT_S}
             command.write(json.dumps(whole).encode() + b"\n")
         while block := command.read(READ_BYTES):
             sink(block)
         status = command.wait()
-    if expired.is_set():
+    if timed_out.is_set():
         raise UnreachableError(f"the backup took longer than {timeout_s:g} s and was ended")
     stderr = command.stderr_tail()
     return parse_report(stderr), status, stderr
-
-
-@contextlib.contextmanager
-def _deadline(command: RunningCommand, timeout_s: float) -> Iterator[threading.Event]:
-    expired = threading.Event()
-
-    def end() -> None:
-        expired.set()
-        with contextlib.suppress(TransportError):  # the reader sees the lost connection as well
-            command.kill()
-
-    timer = threading.Timer(timeout_s, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield expired
-    finally:
-        timer.cancel()
 
 
 def _cause(lines: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dbha.errors import UnreachableError
-from dbha.releases.runner import Runner, run_within
+from dbha.releases.runner import WITHOUT_CURRENT_DIRECTORY, Runner, run_within
 from dbha.services import SERVICES, Service
 
 SCRIPT = Path(__file__).with_name("probe_script.py")
@@ -33,7 +33,9 @@ def probe(
     for source in schemas.values():
         del source["name"]
     argv = ("python3", "-", json.dumps(schemas))
-    ended = run_within(runner, argv, stdin=SCRIPT.read_text(), timeout_s=timeout_s)
+    ended = run_within(
+        runner, argv, stdin=WITHOUT_CURRENT_DIRECTORY + SCRIPT.read_text(), timeout_s=timeout_s
+    )
     answer = _answer(runner, ended.tail)
     found, problems = answer["heads"], answer["problems"]
     names = [(database.name, database.schema.name) for database in databases]

@@ -49,7 +49,6 @@ def recorded_heads(script: Any) -> list[str]:
 def main() -> None:
     """Answer on standard output; what a service prints while its migrations load goes to standard error."""
     answer_stream, sys.stdout = sys.stdout, sys.stderr
-    sys.path[:] = [path for path in sys.path if path]  # not the modules of the directory it was started in
     answer: dict[str, dict[str, Any]] = {"heads": {}, "problems": {}}
     for name, source in json.loads(sys.argv[1]).items():
         try:

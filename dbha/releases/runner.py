@@ -17,6 +17,10 @@ from dbha.transport import LocalTransport, Transport
 # whatever exit status the prefix makes of it.
 STARTED = "dbha: started"
 
+# The first line of a script that is sent: Python would import modules of the folder it was started in first, and that
+# is the operator's, where anything may lie.
+WITHOUT_CURRENT_DIRECTORY = "import sys; sys.path[:] = [path for path in sys.path if path]\n"
+
 _LAUNCH = Path(__file__).with_name("launch_script.py")
 
 # oslo.config lets OS_* variables win over the configuration, and Python has variables of its own.

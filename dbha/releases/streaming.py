@@ -1,14 +1,12 @@
 """Run a command and hand its output on line by line while it runs."""
 
 import contextlib
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from dbha.errors import DbhaError
-from dbha.transport import RunningCommand, Transport
+from dbha.transport import RunningCommand, Transport, deadline
 
 OnLine = Callable[[str], None]
 
@@ -57,23 +55,3 @@ def lines(running: RunningCommand) -> Iterator[str]:
         yield from (line.decode(errors="replace").rstrip("\r") for line in whole)
     if rest:
         yield rest.decode(errors="replace")
-
-
-@contextlib.contextmanager
-def deadline(running: RunningCommand, timeout_s: float) -> Iterator[threading.Event]:
-    """End the command after so many seconds, and tell by the event that this was done."""
-    timed_out = threading.Event()
-
-    def end() -> None:
-        timed_out.set()
-        # A command that cannot be ended shows in the wait for it.
-        with contextlib.suppress(DbhaError):
-            running.kill()
-
-    timer = threading.Timer(timeout_s, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield timed_out
-    finally:
-        timer.cancel()

@@ -9,8 +9,6 @@ The tool's own modules are imported once, before the first request: of most comm
 This has to run under whatever Python the tool has, 3.8 or newer.
 """
 
-from __future__ import annotations
-
 import atexit
 import gc
 import importlib
@@ -60,7 +58,8 @@ def load(path: Path) -> bool:
     )
     if not script.startswith("#!") or not is_ours or entry_point is None:
         return False
-    sys.argv, sys.path[0] = [str(path)], str(path.parent)  # as if the script had been started
+    sys.argv = [str(path)]
+    sys.path.insert(0, str(path.parent))  # as if the script had been started
     try:
         importlib.import_module(entry_point.group(1))
     except Exception:  # noqa: BLE001 - the tool, started by itself, meets it again and tells
@@ -68,7 +67,7 @@ def load(path: Path) -> bool:
     return True
 
 
-def become(path: str, arguments: list[str], content: bytes, is_loaded: bool) -> None:
+def become(path: str, arguments: "list[str]", content: bytes, is_loaded: bool) -> None:
     """Be the tool, with its own way to end."""
     memory = os.memfd_create("stdin")
     os.write(memory, content)

@@ -16,10 +16,10 @@ from typing import Self
 
 from dbha.errors import DbhaError, UnreachableError
 from dbha.releases.configuration import ToolConfiguration
-from dbha.releases.runner import NativeResult, Runner
-from dbha.releases.streaming import END_TIMEOUT_S, TAIL_LINES, OnLine, deadline, lines, silent
+from dbha.releases.runner import WITHOUT_CURRENT_DIRECTORY, NativeResult, Runner
+from dbha.releases.streaming import END_TIMEOUT_S, TAIL_LINES, OnLine, lines, silent
 from dbha.services import NativeCommand, failed
-from dbha.transport import RunningCommand
+from dbha.transport import RunningCommand, deadline
 
 _SCRIPT = Path(__file__).with_name("tool_script.py")
 _NOT_FOUND = 127
@@ -127,12 +127,10 @@ class _Tool:
             return ended
 
     def _run(self, request: bytes, timeout_s: float, on_line: OnLine) -> _Ended:
-        running, tail, began, started_s = (
-            self._started(),
-            deque[str](maxlen=TAIL_LINES),
-            False,
-            time.monotonic(),
-        )
+        running = self._started()
+        tail = deque[str](maxlen=TAIL_LINES)
+        began = False
+        started_s = time.monotonic()
         with deadline(running, timeout_s) as timed_out:
             with contextlib.suppress(BrokenPipeError):  # its last words say why
                 running.write(request)
@@ -156,13 +154,8 @@ class _Tool:
     def _started(self) -> RunningCommand:
         if self._running is None:
             runner = self._runner
-            launch = (
-                runner.path_of("python3"),
-                "-c",
-                _SCRIPT.read_text(),
-                self._marker,
-                runner.path_of(self._name),
-            )
+            script = WITHOUT_CURRENT_DIRECTORY + _SCRIPT.read_text()
+            launch = (runner.path_of("python3"), "-c", script, self._marker, runner.path_of(self._name))
             self._running = runner.transport.open((*runner.prefix, *launch))
             self._lines = lines(self._running)
         return self._running

@@ -9,6 +9,7 @@ from dbha.transport.base import (
     Transport,
     TransportError,
 )
+from dbha.transport.deadline import deadline
 from dbha.transport.endpoint import SshEndpoint
 from dbha.transport.local import LocalTransport
 from dbha.transport.ssh import SshTransport
@@ -24,4 +25,5 @@ __all__ = [
     "SshTransport",
     "Transport",
     "TransportError",
+    "deadline",
 ]

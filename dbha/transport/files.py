@@ -31,7 +31,7 @@ def put_file(transport: Transport, content: bytes | BinaryIO, path: str, mode: i
         publish = ["sh", "-c", PUBLISH, "sh", temporary, path, directory]
         published = transport.run(publish, timeout_s=FILE_TIMEOUT_S)
         _check(f"put {path}", published.returncode, published.stderr)
-    except BaseException:
+    except BaseException:  # a signal, too, must not leave the temporary file
         with contextlib.suppress(DbhaError):
             transport.run(["rm", "-f", temporary])
         raise

@@ -281,6 +281,18 @@ def test_a_tool_that_was_ended_while_it_waited_is_started_again(loadable: Runner
     assert (again.returncode, len(again.tail)) == (3, 2)
 
 
+def test_modules_in_the_operators_folder_are_not_imported(
+    loadable: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "anybody's"
+    folder.mkdir()
+    for module in ("json", "re", "pathlib", "keystone_tool", "importlib"):
+        (folder / f"{module}.py").write_text("raise SystemExit('imported from the folder')")
+    monkeypatch.chdir(folder)
+    assert native(loadable, SYNC, configuration(), timeout_s=20).returncode == 3
+    assert "nova is not installed" in probe(loadable, [NOVA]).problems["nova"]
+
+
 class NoTransport(FakeTransport):
     """Reaches nobody."""
 
