@@ -84,7 +84,7 @@ class Session:
         self.execute("START TRANSACTION")
         try:
             yield
-        except BaseException:
+        except BaseException:  # whatever ends the block, also a signal
             self.execute("ROLLBACK")
             raise
         self.execute("COMMIT")

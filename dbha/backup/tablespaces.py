@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from dbha.backup.aside import tables_of
 from dbha.backup.checkpoint import checkpoint
 from dbha.backup.staged_files import StagedFiles
 from dbha.cluster.handle import Cluster
@@ -52,9 +53,7 @@ def import_database(
     clear_database(cluster, node, database)
     with local_session(cluster, node) as session, ThreadPoolExecutor(max_workers=1) as pool:
         guard()
-        copying = pool.submit(
-            files.copy, prepared / database, filled, on_bytes
-        )  # the server flushes meanwhile
+        copying = pool.submit(files.copy, prepared / database, filled, on_bytes)
         _define(session, database, tables, filled, guard)
         copying.result()
         guard()
@@ -72,10 +71,7 @@ def import_database(
 def clear_database(cluster: Cluster, node: Node, database: str) -> None:
     """Drop all tables of the database on this node only, with every file that an import left in it."""
     with local_session(cluster, node) as session:
-        tables = session.column(
-            "SELECT table_name FROM information_schema.tables WHERE table_schema = %s", [database]
-        )
-        _drop_all(session, database, tables)
+        _drop_all(session, database, tables_of(session, database))
     StagedFiles.of(cluster, node, database).clear()
 
 

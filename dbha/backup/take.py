@@ -99,7 +99,7 @@ def take_backup(
         content, manifest = taking.copy_to(draft, databases, ratio)
         manifest = manifest.model_copy(update={"label": label, "services": dict(services)})
         draft.publish(content, manifest)
-    except BaseException as error:
+    except BaseException as error:  # after a signal, too, the draft is marked as abandoned
         failure = _failure(backup_id, donor, error)
         draft.abandon(str(failure), taking.log)
         if isinstance(error, DbhaError | OSError):

@@ -39,7 +39,7 @@ def unpack(stream: BinaryIO, directory: Path, on_block: Callable[[bytes], None])
                 decompress.stdout.close()  # else zstd would not notice that mbstream gave up
                 try:
                     _feed(stream, decompress.stdin, on_block)
-                except BaseException:
+                except BaseException:  # a signal, too, must not leave the tools running
                     decompress.kill()
                     extract.kill()
                     raise

@@ -129,7 +129,7 @@ def _prepare(partial: Path) -> None:
     with start(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=partial) as done:
         try:
             _, words = done.communicate()
-        except BaseException:
+        except BaseException:  # a signal, too, must not leave the tool running
             done.kill()
             raise
     lines = words.decode("utf-8", "replace").strip().splitlines()

@@ -1,5 +1,7 @@
 """Restoring services from a backup on request, as a plan."""
 
+from functools import partial
+
 from pydantic import BaseModel, ConfigDict
 
 from dbha.backup.service_restore import ServiceRestore, Target
@@ -37,13 +39,18 @@ class RestoreSpec(BaseModel):
         """All databases that are replaced."""
         return tuple(database for each in self.services for database in each.heads)
 
+    @property
+    def names(self) -> str:
+        """The services, in words."""
+        return ", ".join(each.service for each in self.services)
+
 
 def restore_plan(spec: RestoreSpec, site: Site) -> Plan:
     """Return the plan: everything about the backup is proven before the services notice anything.
 
     When a step fails, the tables that were there before come back.
     """
-    names = ", ".join(each.service for each in spec.services)
+    names = spec.names
     fencing = Fencing(site.cluster, spec.databases, site.writer)
 
     def quiesce(service: str) -> None:
@@ -56,30 +63,11 @@ def restore_plan(spec: RestoreSpec, site: Site) -> Plan:
         for each in spec.services
     ]
 
-    def verify(context: StepContext) -> Facts:
-        try:
-            return {"prepared": str(site.shelf.prepared(spec.backup_id, context.measure))}
-        except FoundWrongError as error:
-            raise UnsafeError(str(error), hint=error.hint) from error
-
     def note(context: StepContext) -> Facts:
         with site.cluster.session(site.writer()) as session:
             for each in spec.services:
                 record_release(session, each.service, each.release, context.run_id)
         return {}
-
-    def explain(failure: DbhaError, begun: frozenset[str]) -> DbhaError:
-        if FENCE not in begun:  # the services noticed nothing
-            failure.unchanged = failure.unchanged or UnsafeError.unchanged
-            return failure
-        if failure.exit_code in (130, 143):
-            failure.unchanged = failure.unchanged or UpgradeRolledBackError.unchanged
-            return failure
-        return UpgradeRolledBackError(
-            f"the restore of {names} failed: {failure}",
-            hint="dbha runs show latest     what failed, step by step\n"
-            f"dbha restore {spec.backup_id}     once the cause is gone",
-        )
 
     def tidy(context: StepContext) -> Facts:
         site.shelf.forget_prepared(spec.backup_id)
@@ -91,7 +79,7 @@ def restore_plan(spec: RestoreSpec, site: Site) -> Plan:
     return Plan(
         title=f"restore {names} from backup {spec.backup_id}",
         forward=(
-            stage(Step(VERIFY, "verify the backup", verify, undo=(stage(tidy_undo),))),
+            stage(Step(VERIFY, "verify the backup", partial(_verify, spec, site), undo=(stage(tidy_undo),))),
             stage(
                 Step(
                     FENCE, f"fence {names}", fencing.up, lambda _: fencing.intent(), undo=(stage(lift_undo),)
@@ -105,7 +93,29 @@ def restore_plan(spec: RestoreSpec, site: Site) -> Plan:
             stage(*(restore.clean_up(target) for target in targets)),
             stage(Step("tidy", "remove what only this run needed", tidy)),
         ),
-        on_undone=explain,
+        on_undone=partial(_explain, spec),
+    )
+
+
+def _verify(spec: RestoreSpec, site: Site, context: StepContext) -> Facts:
+    try:
+        return {"prepared": str(site.shelf.prepared(spec.backup_id, context.measure))}
+    except FoundWrongError as error:
+        raise UnsafeError(str(error), hint=error.hint) from error
+
+
+def _explain(spec: RestoreSpec, failure: DbhaError, begun: frozenset[str]) -> DbhaError:
+    """Return what the operator is told when all was put back: exit 7 once the services noticed."""
+    if FENCE not in begun:
+        failure.unchanged = failure.unchanged or UnsafeError.unchanged
+        return failure
+    if failure.exit_code in (130, 143):
+        failure.unchanged = failure.unchanged or UpgradeRolledBackError.unchanged
+        return failure
+    return UpgradeRolledBackError(
+        f"the restore of {spec.names} failed: {failure}",
+        hint="dbha runs show latest     what failed, step by step\n"
+        f"dbha restore {spec.backup_id}     once the cause is gone",
     )
 
 

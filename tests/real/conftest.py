@@ -43,7 +43,7 @@ class running_sandbox:  # noqa: N801 - used like a function
         directory = self._directory / "sandbox"
         try:
             found = up(directory, nodes=self._nodes).sandbox
-        except BaseException:
+        except BaseException:  # an interrupted test leaves no server running
             self._take_down()
             raise
         self._cluster = found.cluster(os.environ)

@@ -275,21 +275,29 @@ def test_a_kept_tree_is_used_again_only_when_it_is_whole(store: DirectoryStore, 
     assert not list(staging.glob("*.partial"))
 
 
-def test_backups_while_clients_write(server: Server, tmp_path: Path) -> None:
-    store, done = DirectoryStore(tmp_path / "s"), threading.Event()
+@contextmanager
+def writing_to(cluster: Cluster, node: Node) -> Iterator[None]:
+    """Have a client write on the node while the block runs."""
+    done = threading.Event()
 
     def write() -> None:
-        with server.cluster.session(server.node) as session:
+        with cluster.session(node) as session:
             while not done.is_set():
                 session.execute("INSERT INTO nova.instances (host) VALUES ('new')")
 
     with ThreadPoolExecutor(1) as pool:
         writer = pool.submit(write)
         try:
-            manifest = take(server, store)
+            yield
         finally:
             done.set()
         writer.result()
+
+
+def test_backups_while_clients_write(server: Server, tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "s")
+    with writing_to(server.cluster, server.node):
+        manifest = take(server, store)
     assert verify(store, manifest.id, tmp_path / "staging", on_bytes=nothing, keep=False).outcome == "good"
 
 
@@ -339,21 +347,10 @@ def three(sandbox: RunningSandbox) -> Iterator[Server]:
 
 
 def test_a_backup_of_another_node_than_the_writer(three: Server, tmp_path: Path) -> None:
-    store, done = DirectoryStore(tmp_path / "s"), threading.Event()
+    store = DirectoryStore(tmp_path / "s")
     _, writer = three.cluster.nodes
-
-    def write() -> None:
-        with three.cluster.session(writer) as session:
-            while not done.is_set():
-                session.execute("INSERT INTO nova.instances (host) VALUES ('new')")
-
-    with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(write)
-        try:
-            manifest = take(three, store)
-        finally:
-            done.set()
-        writing.result()
+    with writing_to(three.cluster, writer):
+        manifest = take(three, store)
     assert verify(store, manifest.id, tmp_path / "staging", on_bytes=nothing, keep=False).outcome == "good"
     known = store.definitions(manifest.id).fingerprint_of(DATABASES)
     for node in three.cluster.nodes:
