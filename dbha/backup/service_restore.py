@@ -5,6 +5,7 @@ backup's structure, with equal checksums on every node and, where they were reco
 very checksums of then. Until then the service has to stay behind its fence.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ from dbha.backup.proof import (
     require_equal,
 )
 from dbha.backup.staged_files import CopyFailedError
-from dbha.backup.tablespaces import clear_database, clear_tables, import_database
+from dbha.backup.tablespaces import clear_database, clear_tables, drop_tables_here, import_database
 from dbha.cluster.assess import Verdict
 from dbha.cluster.handle import Cluster, side_by_side
 from dbha.database import NodeUnreachableError, SqlError
@@ -351,11 +352,19 @@ class ServiceRestore:
     def drop_aside(self, target: Target, context: StepContext) -> Facts:
         """Drop what this run moved aside of the service, if anything; return the names of the databases."""
         own = {aside_name(context.run_id, database) for database in target.databases}
-        with self._cluster.session(self._writer(self._observe())) as session:
+        verdict = self._observe()
+        with self._cluster.session(self._writer(verdict)) as session:
             asides = sorted(own.intersection(asides_in(session)))
-            for aside in asides:
+            side_by_side(partial(self._drop_here, asides, context), _serving(self._cluster, verdict))
+            for aside in asides:  # with what is left of it on any node
                 drop_tables_and_database(session, aside, guard=context.guard)
         return {"dropped": asides}
+
+    def _drop_here(self, asides: Sequence[str], context: StepContext, node: Node) -> None:
+        """Drop the tables on this node by itself, which holds up nobody; what cannot be is dropped on all at once."""
+        with contextlib.suppress(UnreachableError, SqlError):
+            for aside in asides:
+                drop_tables_here(self._cluster, node, aside, guard=context.guard)
 
     def _writer(self, verdict: Verdict) -> Node:
         if verdict.writer is None:

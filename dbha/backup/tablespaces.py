@@ -75,6 +75,12 @@ def clear_database(cluster: Cluster, node: Node, database: str) -> None:
     StagedFiles.of(cluster, node, database).clear()
 
 
+def drop_tables_here(cluster: Cluster, node: Node, database: str, *, guard: Callable[[], None]) -> None:
+    """Drop all tables of the database on this node only. A replicated DROP would hold up writers of all services."""
+    with local_session(cluster, node) as session:
+        _drop_all(session, database, tables_of(session, database), guard)
+
+
 def clear_tables(cluster: Cluster, node: Node, database: str, tables: Sequence[str]) -> None:
     """Drop some tables of the database on this node only, whatever an import left of them, with their files."""
     with local_session(cluster, node) as session:
@@ -126,7 +132,9 @@ def is_untouched(tablespace: Path) -> bool:
     )
 
 
-def _drop_all(session: Session, database: str, tables: Iterable[str]) -> None:
+def _drop_all(
+    session: Session, database: str, tables: Iterable[str], guard: Callable[[], None] = lambda: None
+) -> None:
     """Drop the tables in an order that the server accepts.
 
     While a discarded table refers to another one, that one cannot be dropped: the server says at once that it waited
@@ -134,9 +142,11 @@ def _drop_all(session: Session, database: str, tables: Iterable[str]) -> None:
     """
     left, deadline_s = sorted(tables), time.monotonic() + _DROPPED_WITHIN_S
     while left:
-        refused = [
-            table for table in left if not _drop(session, f"{identifier(database)}.{identifier(table)}")
-        ]
+        refused = []
+        for table in left:
+            guard()
+            if not _drop(session, f"{identifier(database)}.{identifier(table)}"):
+                refused.append(table)
         if len(refused) == len(left):
             if time.monotonic() > deadline_s:
                 raise SqlError(
