@@ -5,13 +5,17 @@ The full matrix of points runs on a simulated world (tests/crash); here every pa
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from dbha.backup.aside import tables_of
+from dbha.backup.tablespaces import local_session
 from dbha.cluster.observe import observe
+from dbha.database import SqlError
 from dbha.sandbox import kill_node, start_node, up
 from tests.real.cloud import (
     LEFT_OVER_IN_KEYSTONE,
@@ -264,8 +268,48 @@ def test_a_restore_that_is_killed_can_be_rolled_back(cloud: Cloud) -> None:
     before = cloud.snapshot()
     restore = ("restore", cloud.backup, "--service", "keystone", "--yes")
     cloud.run(*restore, fault="after:done:restore:keystone:import:node2")
-    resume(cloud, "--roll-back", expect=7)
+    lost = cloud.backups.rename(
+        cloud.backups.with_name("lost")
+    )  # going back to what is aside needs no backup
+    try:
+        resume(cloud, "--roll-back", expect=7)
+    finally:
+        lost.rename(cloud.backups)
     cloud.assert_as_before(before)
+
+
+def test_a_restore_that_is_abandoned_keeps_its_fence_and_what_is_aside(cloud: Cloud) -> None:
+    cloud.execute("DELETE FROM keystone.region")
+    before = cloud.snapshot()
+    restore = ("restore", cloud.backup, "--service", "keystone", "--yes")
+    cloud.run(*restore, fault="after:done:restore:keystone:import:node2")
+    run = interrupted(cloud)
+    aside = f"dbha_aside_{run.lower().replace('-', '_')}_keystone"
+    said = cloud.run("runs", "abandon", "--yes").stdout
+    assert f"still in database {aside}" in said
+    assert "the fence stays up" in said
+    assert cloud.locked_accounts() == ["keystone"]
+    assert aside in cloud.run(*restore, expect=4).stderr
+    put_back_by_hand(cloud, "keystone", aside)
+    cloud.execute("ALTER USER 'keystone'@'%' ACCOUNT UNLOCK")
+    cloud.assert_as_before(before)
+
+
+def put_back_by_hand(cloud: Cloud, database: str, aside: str) -> None:
+    """Do what docs/runbooks/restore-failed.md says under "By hand from the tables aside"."""
+    for node in cloud.cluster.nodes:
+        with local_session(cloud.cluster, node) as session:
+            while made := tables_of(session, database):
+                for table in made:  # one that a discarded table refers to is refused until that one is gone
+                    with contextlib.suppress(SqlError):
+                        session.execute(f"DROP TABLE `{database}`.`{table}`")
+        for staged in Path(node.datadir, database).glob("dbha-import-*"):
+            shutil.rmtree(staged)
+    with cloud.session() as session:
+        session.execute("SET foreign_key_checks = 0")
+        for table in tables_of(session, aside):
+            session.execute(f"RENAME TABLE `{aside}`.`{table}` TO `{database}`.`{table}`")
+        session.execute(f"DROP DATABASE `{aside}`")
 
 
 def test_killed_while_a_private_server_serves_the_backup(cloud: Cloud) -> None:
