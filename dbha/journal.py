@@ -245,6 +245,10 @@ class Journal:
         with self._engine.connect() as connection:
             return connection.execute(sa.select(_runs.c.id).where(_runs.c.id == run_id)).first() is not None
 
+    def has_ended(self, run_id: str) -> bool:
+        """Tell whether a run of this journal came to its end; False for one that it does not know."""
+        return run_id not in {record.id for record in self.unfinished()} and self.knows(run_id)
+
     def runs(self, *, limit: int = 50) -> list[RunRecord]:
         """Return the last runs, newest first, with their steps."""
         with self._engine.connect() as connection:

@@ -10,11 +10,13 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from dbha.ansible import PlaybookResult, run_playbook
 from dbha.cluster.handle import Cluster, side_by_side
 from dbha.cluster.observe import observe
+from dbha.cluster.saved_state import SavedState
 from dbha.cluster.state import PRIMARY, SYNCED, NodeState
 from dbha.errors import DbhaError, UnreachableError, UnsafeError
 from dbha.inventory import Node
@@ -135,15 +137,51 @@ def start_nodes(
 
 
 def stop_nodes(
-    nodes: Sequence[Node], *, inventory: Path, run_directory: Path, on_line: OnLine = _quiet
+    nodes: Sequence[Node],
+    *,
+    inventory: Path,
+    run_directory: Path,
+    at_once: bool = False,
+    on_line: OnLine = _quiet,
 ) -> PlaybookResult:
-    """Stop the servers of `nodes` cleanly, one after the other in the inventory's order."""
+    """Stop the servers of `nodes` cleanly, one after the other in the inventory's order or all `at_once`."""
     return run_playbook(
         "stop",
         inventory=inventory,
         run_directory=run_directory,
-        variables={},
+        variables={"mariadb_stopped_at_once": len(nodes) if at_once else 1},
         secrets={},
+        limit=[node.name for node in nodes],
+        on_line=on_line,
+    )
+
+
+def begin_history(
+    cluster: Cluster,
+    nodes: Sequence[Node],
+    state: SavedState,
+    *,
+    began: datetime,
+    inventory: Path,
+    run_directory: Path,
+    on_line: OnLine = _quiet,
+) -> PlaybookResult:
+    """Start every node's server once by itself, so that its data belongs to the history of `state` from then on.
+
+    The nodes' servers must be stopped. All nodes end one position after `state`, and let the administrator in by
+    the present password. Can be repeated after it was cut off anywhere.
+    """
+    return run_playbook(
+        "private",
+        inventory=inventory,
+        run_directory=run_directory,
+        variables={
+            "mariadb_history": state.uuid,
+            "mariadb_history_seqno": state.seqno,
+            "mariadb_history_began": int(began.timestamp()),
+            "mariadb_admin_account": cluster.account.user,
+        },
+        secrets={"mariadb_admin_password": cluster.account.password},
         limit=[node.name for node in nodes],
         on_line=on_line,
     )

@@ -105,9 +105,7 @@ class Controller:
 
     def has_ended(self, run_id: str) -> bool:
         """Tell whether this controller's journal knows that the run came to its end."""
-        return run_id not in {record.id for record in self.journal.unfinished()} and self.journal.knows(
-            run_id
-        )
+        return self.journal.has_ended(run_id)
 
     def engine(self, observer: Observer, lease: Lease | None) -> Engine:
         """Return an engine whose every step is guarded by the lease."""

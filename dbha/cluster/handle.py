@@ -35,6 +35,14 @@ class Cluster:
                 return node
         raise UsageError(f"no node is called {name}; there are {', '.join(map(str, self.nodes))}")
 
+    def only(self, names: Iterable[str]) -> "Cluster":
+        """Return the same cluster as if it had only these nodes; connections to hosts are shared."""
+        chosen = frozenset(names)
+        nodes = tuple(node for node in self.nodes if node.name in chosen)
+        part = Cluster(self.name, nodes, self.account, connect_timeout_s=self._connect_timeout_s)
+        part._signature, part._transports, part._lock = self._signature, self._transports, self._lock
+        return part
+
     def session(self, node: Node, *, read_timeout_s: float | None = None) -> AbstractContextManager[Session]:
         """Return a session on `node` as administrator; None waits for answers as long as they take."""
         return connect(

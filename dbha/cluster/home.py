@@ -6,7 +6,7 @@ from dbha.database import Session, SqlError
 
 DATABASE = "dbha"
 
-_MISSING = (1049, 1146)  # no such database, no such table
+MISSING = (1049, 1146)  # no such database, no such table
 _TABLES = {
     "timeline": """
         singleton TINYINT NOT NULL PRIMARY KEY DEFAULT 1 CHECK (singleton = 1),
@@ -50,7 +50,7 @@ def current_timeline(session: Session) -> str | None:
     try:
         found: str | None = session.value(f"SELECT identity FROM {DATABASE}.timeline")
     except SqlError as error:
-        if error.code in _MISSING:
+        if error.code in MISSING:
             return None
         raise
     return found
@@ -71,7 +71,7 @@ def recorded_releases(session: Session) -> dict[str, str]:
     try:
         rows = session.rows(f"SELECT service, `release` FROM {DATABASE}.service_release")
     except SqlError as error:
-        if error.code in _MISSING:
+        if error.code in MISSING:
             return {}
         raise
     return {row["service"]: row["release"] for row in rows}

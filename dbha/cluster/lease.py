@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 
 from dbha.cluster.assess import assess
 from dbha.cluster.handle import Cluster
-from dbha.cluster.home import ensure_home
+from dbha.cluster.home import MISSING, ensure_home
 from dbha.cluster.observe import observe
 from dbha.cluster.turns import DEADLOCK, NodesInTurn, after, now_s
 from dbha.database import Session, SqlError
@@ -226,6 +226,31 @@ class Lease:
 
     def _ours(self) -> list[object]:
         return [_NAME, self.token, self._claim.run_id, self._claim.holder]
+
+
+def hand_over(session: Session, claim: Claim, *, at_least: int) -> None:
+    """Make the lease in restored data this claim's, whoever had it when the data was backed up.
+
+    The token goes beyond `at_least`, the one of before the restore: fencing tokens never go back.
+    """
+    session.execute("INSERT IGNORE INTO dbha.lease (name, token) VALUES (%s, 0)", [_NAME])
+    session.execute(
+        "UPDATE dbha.lease SET token = GREATEST(token, %s) + 1, holder = %s, run_id = %s, workflow = %s,"
+        " acquired_at = UTC_TIMESTAMP(6), expires_at = UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND WHERE name = %s",
+        [at_least, claim.holder, claim.run_id, claim.workflow, _microseconds(claim.ttl_s), _NAME],
+    )
+
+
+def free(session: Session, run_id: str) -> None:
+    """Give the lease of a run back, if it has it; where there is none, nothing is done."""
+    try:
+        session.execute(
+            "UPDATE dbha.lease SET run_id = NULL, expires_at = NULL WHERE name = %s AND run_id = %s",
+            [_NAME, run_id],
+        )
+    except SqlError as error:
+        if error.code not in MISSING:
+            raise
 
 
 class _Attempts:
