@@ -1,0 +1,212 @@
+"""A node's data directory, exchanged as a whole: what comes is made beside it, what was there is kept beside it.
+
+All of it is on the file system of the data directory, in `DATADIR.dbha/RUN/`: `new` is whole, `old` was there before,
+`restored` was given up for `old` again. Exchanging is renaming; cut off anywhere, it can be repeated or turned round.
+"""
+
+import contextlib
+import posixpath
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dbha.backup.tool_files import GALERA_FILES, INFO_FILES, galera_position
+from dbha.cluster.handle import Cluster
+from dbha.cluster.saved_state import STATE_FILE, VIEW_FILE, SavedState, parse_state, state_text
+from dbha.errors import DbhaError, FoundWrongError
+from dbha.inventory import Node
+
+_TIMEOUT_S = 6 * 3600
+_READ_BYTES = 1 << 20
+_UNPACK = (
+    'set -o pipefail; umask 077; mkdir -p -- "$1" && mkdir -- "$1/$2" && '
+    'zstd -dcq | mbstream -x -p 2 -C "$1/$2"'
+)
+_TABLES = 'cd "$1" && find . -name "*.ibd" -printf "%P\\n"'
+# What the tool says of the backup is no part of a data directory. The one binary log in it holds the GTID that the
+# server goes on from, and is found by its index.
+_ADOPT = (
+    'set -e; cd "$1"; umask 077; '
+    "rm -f -- xtrabackup_* mariadb_backup_* backup-my.cnf donor_galera_info galera.cache; "
+    "if ls binlog.[0-9]* >/dev/null 2>&1; then ls -d ./binlog.[0-9]* > binlog.index; fi; "
+    'printf %s "$3" > grastate.dat; '
+    'if [ "$(id -u)" = 0 ]; then chown -R --reference="$2" -- .; fi; chmod 700 .; sync -f .'
+)
+_PUBLISH = 'set -e; cd "$1"; rm -rf -- new; mv -T -- "$2" new; sync .; rm -rf -- stage-*'
+_EXCHANGE = (
+    "set -e; data=$1 place=$2 comes=$2/$3 goes=$2/$4; "
+    'if [ -d "$comes" ] && [ ! -e "$goes" ]; then mv -T -- "$data" "$goes"; fi; '
+    'if [ -d "$comes" ] && [ ! -e "$data" ]; then mv -T -- "$comes" "$data"; fi; '
+    '[ -d "$data" ] && [ -d "$goes" ] && [ ! -e "$comes" ]; sync "$place" "${data%/*}"'
+)
+_EXCHANGE_BACK = (
+    "set -e; data=$1 place=$2; "
+    'if [ -d "$place/old" ]; then '
+    'if [ -e "$data" ]; then rm -rf -- "$place/undone"; mv -T -- "$data" "$place/undone"; fi; '
+    'mv -T -- "$place/old" "$data"; sync "$place" "${data%/*}"; fi; '
+    'rm -rf -- "$place"; rmdir -- "${place%/*}" 2>/dev/null || :'
+)
+_FORGET = 'rm -rf -- "$1"; rmdir -- "${1%/*}" 2>/dev/null || :'
+_WRITE = (
+    'set -e; umask 077; cd "$1"; printf %s "$3" > "$2.new"; '
+    'if [ "$(id -u)" = 0 ]; then chown --reference=. -- "$2.new"; fi; sync "$2.new"; mv -f -- "$2.new" "$2"; sync .'
+)
+
+
+class NodePlaceError(DbhaError):
+    """A node's data directory could not be made or exchanged."""
+
+
+class Readable(Protocol):
+    """What bytes are read from."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes, and b"" at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlace:
+    """The place of one run on one node; `guard` is called before each effect."""
+
+    cluster: Cluster
+    node: Node
+    run_id: str
+
+    @property
+    def path(self) -> str:
+        """The directory on the node that holds what comes and what was."""
+        return f"{self.node.datadir}.dbha/{self.run_id}"
+
+    def stage(self, stream: Readable, on_bytes: Callable[[int], None]) -> str:
+        """Unpack a compressed stream into a directory with a new name and return its path on the node.
+
+        `on_bytes` gets the stored bytes sent so far. Raises NodePlaceError when a tool on the way failed.
+        """
+        name, sent_bytes = f"stage-{secrets.token_hex(4)}", 0
+        argv = ("bash", "-c", _UNPACK, "bash", self.path, name)
+        with self.cluster.transport(self.node).open(argv) as unpacking:
+            said = threading.Thread(target=_drain, args=(unpacking.read,))
+            said.start()
+            with contextlib.suppress(BrokenPipeError):  # its exit status and last words say why
+                while block := stream.read(_READ_BYTES):
+                    unpacking.write(block)
+                    sent_bytes += len(block)
+                    on_bytes(sent_bytes)
+            unpacking.close_stdin()
+            said.join()
+            if unpacking.wait(timeout_s=_TIMEOUT_S) != 0:
+                raise self._failed("unpacking the backup", unpacking.stderr_tail())
+        return f"{self.path}/{name}"
+
+    def prepare(self, directory: str, memory_bytes: int) -> None:
+        """Make an unpacked backup consistent. Raises NodePlaceError when the tool does not say that it is."""
+        argv = (
+            "mariadb-backup", "--no-defaults", "--prepare", f"--use-memory={memory_bytes}",
+            f"--target-dir={directory}",
+        )  # fmt: skip
+        done = self.cluster.transport(self.node).run(argv, timeout_s=_TIMEOUT_S)
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        if done.returncode != 0 or not lines or not lines[-1].endswith("completed OK!"):
+            raise self._failed("preparing the backup", done.stderr)
+
+    def position(self, directory: str) -> tuple[str, int]:
+        """Return state UUID and seqno that a prepared backup holds. Raises NodePlaceError when it does not know."""
+        transport = self.cluster.transport(self.node)
+        for name in GALERA_FILES:
+            with contextlib.suppress(FileNotFoundError):
+                try:
+                    return galera_position(
+                        transport.get(posixpath.join(directory, name)).decode(errors="replace")
+                    )
+                except ValueError as error:
+                    raise NodePlaceError(f"{self.node}: {error}") from error
+        raise NodePlaceError(f"{self.node}: the backup has no {INFO_FILES[0]}: it ends too early")
+
+    def require_tables(self, directory: str, stems: Sequence[str]) -> None:
+        """Raise FoundWrongError when the file of one of the tables is missing."""
+        done = self._run(("sh", "-c", _TABLES, "sh", directory))
+        there = set(done.decode(errors="replace").splitlines())
+        if missing := [stem for stem in stems if f"{stem}.ibd" not in there]:
+            raise FoundWrongError(f"{len(missing)} file(s) of tables are missing: {', '.join(missing[:5])}")
+
+    def publish(self, directory: str, state: SavedState) -> None:
+        """Make a prepared backup the data directory to come, at this position of a new history."""
+        self._run(
+            (
+                "sh",
+                "-c",
+                _ADOPT,
+                "sh",
+                directory,
+                self.node.datadir,
+                state_text(state, safe_to_bootstrap=True),
+            )
+        )
+        self._run(("sh", "-c", _PUBLISH, "sh", self.path, posixpath.basename(directory)))
+
+    def exchange(self) -> None:
+        """Put `new` in the place of the data directory, which becomes `old`. The server must not run."""
+        self._exchange("new", "old")
+
+    def return_old(self) -> None:
+        """Put `old` in the place of the data directory, which becomes `restored`. The server must not run."""
+        self._exchange("old", "restored")
+
+    def take_back(self) -> None:
+        """Undo `return_old`. The server must not run."""
+        if self.has("restored"):
+            self._exchange("restored", "old")
+
+    def has(self, name: str) -> bool:
+        """Return whether the directory of this name is kept here."""
+        return self.cluster.transport(self.node).run(("test", "-d", f"{self.path}/{name}")).returncode == 0
+
+    def exchange_back(self) -> None:
+        """Put `old` back, if it was moved already, and remove all else. The server must not run."""
+        self._run(("sh", "-c", _EXCHANGE_BACK, "sh", self.node.datadir, self.path))
+
+    def forget(self) -> None:
+        """Remove what this run keeps on the node, also the data that was there before."""
+        self._run(("sh", "-c", _FORGET, "sh", self.path))
+
+    def state(self) -> SavedState | None:
+        """Return the position of the node's data directory; None where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            text = self.cluster.transport(self.node).get(f"{self.node.datadir}/{STATE_FILE}")
+            return parse_state(text.decode(errors="replace"))
+        return None
+
+    def write_state(self, state: SavedState) -> None:
+        """Give the data directory a position from which it joins others and never begins by itself."""
+        self._write(STATE_FILE, state_text(state, safe_to_bootstrap=False))
+
+    def allow_bootstrap(self, state: SavedState) -> None:
+        """Mark the node as the one that may form its cluster again, at the position that it has."""
+        self._write(STATE_FILE, state_text(state, safe_to_bootstrap=True))
+
+    def write_view(self, text: str) -> None:
+        """Write down the Primary component that the node is to form again."""
+        self._write(VIEW_FILE, text)
+
+    def _exchange(self, comes: str, goes: str) -> None:
+        self._run(("sh", "-c", _EXCHANGE, "sh", self.node.datadir, self.path, comes, goes))
+
+    def _write(self, name: str, text: str) -> None:
+        self._run(("sh", "-c", _WRITE, "sh", self.node.datadir, name, text))
+
+    def _run(self, argv: Sequence[str]) -> bytes:
+        done = self.cluster.transport(self.node).run(argv, timeout_s=_TIMEOUT_S)
+        if done.returncode != 0:
+            raise self._failed("exchanging the data directory", done.stderr or done.stdout)
+        return done.stdout
+
+    def _failed(self, what: str, stderr: bytes) -> NodePlaceError:
+        words = stderr.decode(errors="replace").strip()
+        return NodePlaceError(f"{self.node}: {what} failed: {words[-300:] or 'nothing was said'}")
+
+
+def _drain(read: Callable[[], bytes]) -> None:
+    while read():
+        pass

@@ -1,0 +1,211 @@
+"""Bring a whole cluster back from one backup: every node unpacks it for itself, and no node transfers from another.
+
+All that can be proven is proven on every node while the old servers still run. Then the data directories are
+exchanged, and the nodes begin a history of their own: one that was left out, or forgotten, and still has the old
+data can come back only by a full state transfer, and never merge its past into it.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dbha.backup.definitions import fingerprint
+from dbha.backup.manifest import Manifest
+from dbha.backup.node_place import NodePlace, NodePlaceError
+from dbha.backup.proof import (
+    NotProvenError,
+    checksums_everywhere,
+    forget_probe,
+    prove_replication,
+    require_equal,
+)
+from dbha.backup.store import Store
+from dbha.cluster.bootstrap import begin_history, start_nodes, stop_nodes, wait_until_synced
+from dbha.cluster.handle import Cluster, side_by_side
+from dbha.cluster.saved_state import SavedState, furthest, view_text
+from dbha.errors import DbhaError, FoundWrongError, RestoreFailedError
+from dbha.heads import Heads, in_words, read_heads
+from dbha.inventory import Node
+
+_SYNCED_WITHIN_S = 300.0
+_LEAST_MEMORY_BYTES, _MOST_MEMORY_BYTES = 64 << 20, 2 << 30
+
+OnLine = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Playbooks:
+    """Where Ansible finds the hosts, and keeps its records."""
+
+    inventory: Path
+    run_directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """The data directories that run `run_id` made and kept on the nodes of `cluster`, and the servers on them."""
+
+    cluster: Cluster
+    playbooks: Playbooks
+    run_id: str
+
+    def place(self, node: Node) -> NodePlace:
+        """Return where the node's data directories of this run are."""
+        return NodePlace(self.cluster, node, self.run_id)
+
+    def stop(self, say: OnLine) -> None:
+        """Stop the servers of all nodes, whichever data they run on."""
+        stop_nodes(self.cluster.nodes, at_once=True, on_line=say, **self._playbooks())
+
+    def first_of(self, served: Collection[str]) -> str:
+        """Return which of the stopped nodes that served together holds everything; empty where none served.
+
+        Raises RestoreFailedError when that is not certain.
+        """
+        states = {node.name: self.place(node).state() for node in self.cluster.nodes if node.name in served}
+        first = furthest(states.items())
+        if states and first is None:
+            raise RestoreFailedError(
+                "the data is in its place, but it is not certain which node holds all of it: "
+                + ", ".join(f"{name}: {state or 'nothing'}" for name, state in states.items()),
+                hint="docs/runbooks/cluster-down.md",
+            )
+        return first or ""
+
+    def start(self, first: str, say: OnLine) -> None:
+        """Start the cluster of the data that is in place, beginning with the node that holds everything.
+
+        Does nothing where `first` is empty. Can be repeated after it was cut off anywhere.
+        """
+        if not first:
+            return
+        node = self.cluster.node(first)
+        state = self.place(node).state()
+        if state is not None and state.is_clean:  # else it was started already
+            self.place(node).allow_bootstrap(state)
+        start_nodes([node], new_cluster_node=node, on_line=say, **self._playbooks())
+        wait_until_synced(self.cluster, [node], _SYNCED_WITHIN_S)
+        if others := [each for each in self.cluster.nodes if each is not node]:
+            start_nodes(others, on_line=say, **self._playbooks())
+        wait_until_synced(self.cluster, self.cluster.nodes, _SYNCED_WITHIN_S)
+
+    def _playbooks(self) -> dict[str, Any]:
+        return {"inventory": self.playbooks.inventory, "run_directory": self.playbooks.run_directory}
+
+
+@dataclass(frozen=True, slots=True)
+class WholeRestore(Directories):
+    """The restore of one backup; `history` is the UUID of the history that begins with it."""
+
+    store: Store
+    manifest: Manifest
+    history: str
+
+    @property
+    def beginning(self) -> SavedState:
+        """The position that every node starts from: of the new history, at the backup's transaction."""
+        return SavedState(self.history, self.manifest.seqno)
+
+    def stage(self, node: Node, on_bytes: Callable[[int, int], None]) -> None:
+        """Make the new data directory beside the node's own, and prove it; servers go on meanwhile.
+
+        Raises FoundWrongError when the backup is not what its manifest says, NodePlaceError when a tool failed.
+        """
+        place, expected = self.place(node), self.manifest.stream
+        with self.store.open_stream(self.manifest.id) as stream:
+            hashing = _Hashing(stream)
+            directory = place.stage(hashing, lambda sent: on_bytes(sent, expected.stored_bytes))
+        if (hashing.total_bytes, hashing.digest.hexdigest()) != (expected.stored_bytes, expected.sha256):
+            raise self._bad("the stream was changed since it was taken")
+        place.prepare(directory, self._prepare_memory_bytes(node))
+        found, wanted = place.position(directory), (self.manifest.cluster_state_uuid, self.manifest.seqno)
+        if found != wanted:
+            raise self._bad(f"it holds {found[0]}:{found[1]} instead of {wanted[0]}:{wanted[1]}")
+        known = self.store.definitions(self.manifest.id).databases.values()
+        place.require_tables(directory, [stem for each in known for stem in each.tablespaces])
+        place.publish(directory, self.beginning)
+
+    def begin(self, began: datetime, say: OnLine) -> None:
+        """Start every server once by itself on the new data. Raises NodePlaceError when they end up different."""
+        begin_history(
+            self.cluster, self.cluster.nodes, self.beginning, began=began, on_line=say, **self._playbooks()
+        )
+        found = {node.name: self.place(node).state() for node in self.cluster.nodes}
+        if len(set(found.values())) != 1:
+            raise NodePlaceError(f"the nodes are at different positions: {found}")
+
+    def form(self, view: Mapping[str, str], say: OnLine) -> None:
+        """Form the cluster of all nodes at once; they hold the same data, so nothing is transferred."""
+        nodes = self.cluster.nodes
+        states = {node.name: self.place(node).state() for node in nodes}
+        if len(nodes) > 1 and all(state is not None and state.is_clean for state in states.values()):
+            side_by_side(lambda node: self._expect(node, states[node.name], view), nodes)
+        alone = nodes[0] if len(nodes) == 1 else None
+        start_nodes(nodes, new_cluster_node=alone, on_line=say, **self._playbooks())
+        wait_until_synced(self.cluster, nodes, _SYNCED_WITHIN_S)
+
+    def _expect(self, node: Node, state: SavedState | None, view: Mapping[str, str]) -> None:
+        assert state is not None
+        place = self.place(node)
+        place.write_state(state)
+        place.write_view(view_text(view[node.name], view.values()))
+
+    def prove(self, heads: Heads) -> int:
+        """Prove the nodes one cluster of the new history with equal data; return how many tables were compared.
+
+        Raises NotProvenError that names what differs.
+        """
+        nodes, databases = self.cluster.nodes, tuple(heads)
+        for state in wait_until_synced(self.cluster, nodes, _SYNCED_WITHIN_S):
+            if (state.cluster_state_uuid, state.cluster_size) != (self.history, len(nodes)):
+                raise NotProvenError(
+                    f"{state.name} is one of {state.cluster_size} in history {state.cluster_state_uuid},"
+                    f" instead of {len(nodes)} in {self.history}"
+                )
+        versioned = next((database for database, found in heads.items() if found), None)
+        if versioned is not None:
+            forget_probe(self.cluster, nodes[0], versioned)
+        expected = self.store.definitions(self.manifest.id).fingerprint_of(databases)
+        side_by_side(lambda node: self._prove_structure(node, heads, expected), nodes)
+        found = checksums_everywhere(self.cluster, databases, nodes)
+        require_equal(found[nodes[0].name], found)
+        if versioned is not None:
+            prove_replication(self.cluster, nodes[0], nodes, versioned)
+        return len(found[nodes[0].name])
+
+    def _prove_structure(self, node: Node, heads: Heads, expected: str) -> None:
+        with self.cluster.session(node) as session:
+            session.execute("SET SESSION wsrep_sync_wait = 1")
+            if (found := read_heads(session, tuple(heads))) != heads:
+                raise NotProvenError(f"{node}: the schema is at {in_words(found)}, not at {in_words(heads)}")
+            if fingerprint(session, tuple(heads)) != expected:
+                raise NotProvenError(f"{node}: the structure is not that of the backup")
+
+    def _prepare_memory_bytes(self, node: Node) -> int:
+        """Return half of the memory that the node's host has to spare, shared by the nodes that are on it."""
+        text = self.cluster.transport(node).get("/proc/meminfo").decode()
+        available = next(line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable:"))
+        on_host = sum(each.ssh == node.ssh for each in self.cluster.nodes)
+        return max(_LEAST_MEMORY_BYTES, min(int(available) * 1024 // 2 // on_host, _MOST_MEMORY_BYTES))
+
+    def _bad(self, problem: str) -> DbhaError:
+        return FoundWrongError(f"backup {self.manifest.id} is not good: {problem}", hint="dbha backup list")
+
+
+@dataclass(slots=True)
+class _Hashing:
+    """A stream that is hashed as it is read."""
+
+    stream: BinaryIO
+    total_bytes: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes, and b"" at the end."""
+        block = self.stream.read(size)
+        self.digest.update(block)
+        self.total_bytes += len(block)
+        return block
