@@ -1,42 +1,86 @@
-"""`dbha restore`: put services back from a backup, while all others keep working."""
+"""`dbha restore`: put the whole cluster back from a backup, or services while all others keep working."""
 
 import click
 
 from dbha.backup.aside import asides_in
 from dbha.backup.estimate import check_room, data_size, local_room, node_needs, room_at, staging_needs
-from dbha.backup.store import resolve
+from dbha.backup.manifest import Manifest
+from dbha.backup.node_host import look_at
+from dbha.backup.store import Status, Store, resolve
 from dbha.cli.app import App
 from dbha.cli.options import confirm, json_option, yes_option
+from dbha.cluster.handle import side_by_side
 from dbha.errors import FoundWrongError, UnsafeError, UsageError
 from dbha.journal import RunRecord
 from dbha.journal import as_json as run_as_json
 from dbha.upgrade.restore_plan import RestoreSpec, ServiceToRestore, restore_plan
 from dbha.upgrade.site import Site
+from dbha.upgrade.whole_restore_decide import decide
+from dbha.upgrade.whole_restore_plan import WORKFLOW as WHOLE
+from dbha.upgrade.whole_restore_plan import WholeRestoreSpec, whole_restore_plan
+from dbha.upgrade.whole_restore_undo import WORKFLOW as UNDO
+from dbha.upgrade.whole_restore_undo import WholeRestoreUndoSpec, forget_kept, kept_by, undo_plan
 from dbha.workflow import Plan
 
 WORKFLOW = "restore"
 
 
 @click.command("restore")
-@click.argument("backup_id", metavar="ID")
+@click.argument("backup_id", metavar="[ID]", default="")
 @click.option("--service", "services", multiple=True, metavar="NAME", help="Only this service; repeatable.")
+@click.option(
+    "--accept-missing",
+    multiple=True,
+    metavar="NODE",
+    help="Restore the whole cluster without this node, which cannot be reached; repeatable.",
+)
+@click.option(
+    "--undo", metavar="RUN", help="Go back to the old data that this restore of the whole cluster kept."
+)
+@click.option(
+    "--forget", metavar="RUN", help="Remove the old data that this restore of the whole cluster kept."
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan that would run, and stop.")
 @yes_option
 @json_option
 @click.pass_obj
 def command(
-    app: App, backup_id: str, services: tuple[str, ...], dry_run: bool, yes: bool, as_json: bool
+    app: App,
+    backup_id: str,
+    services: tuple[str, ...],
+    accept_missing: tuple[str, ...],
+    undo: str | None,
+    forget: str | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
 ) -> None:
-    """Put services back as they were in backup ID (`latest` is the newest), while the others keep working.
+    """Put the cluster, or some services, back as they were in backup ID (`latest` is the newest).
 
-    The backup is verified first. What the services have now is kept aside until the result is proven equal on all
-    nodes; it comes back when anything fails.
+    Without --service the whole cluster: all that can be proven is proven on every node beside the old data; then the
+    servers stop, the data directories are exchanged, and the nodes begin a new history, so that a node that was left
+    out can come back only by a full state transfer. The old data is kept.
+
+    With --service the others keep working. What the service has now is kept aside until the result is proven equal
+    on all nodes; it comes back when anything fails.
     """
+    if sum(map(bool, (backup_id, undo, forget))) != 1:
+        raise UsageError(
+            "one of ID, --undo RUN and --forget RUN is needed", hint="dbha backup list\ndbha runs list"
+        )
+    if undo:
+        _undo(app, undo, dry_run=dry_run, yes=yes, as_json=as_json)
+        return
+    if forget:
+        _forget(app, forget, yes=yes)
+        return
+    if not services:
+        _whole(app, backup_id, accept_missing, dry_run=dry_run, yes=yes, as_json=as_json)
+        return
+    if accept_missing:
+        raise UsageError("--accept-missing is for the whole cluster, not for a service")
     if dry_run:
-        for number, step in enumerate(
-            restore_plan(_decide(app.site, backup_id, services), app.site).steps(), 1
-        ):
-            app.console.line(f"{number:>3}. {step.title}")
+        _show(app, restore_plan(_decide(app.site, backup_id, services), app.site))
         return
     with app.controller() as controller, controller.holding(WORKFLOW) as holding:
         spec = _decide(app.site, backup_id, services)
@@ -52,6 +96,99 @@ def command(
         app.console.line(f"{each.service} is as it was in backup {spec.backup_id} (release {each.release})")
 
 
+def _whole(
+    app: App, backup_id: str, accept_missing: tuple[str, ...], *, dry_run: bool, yes: bool, as_json: bool
+) -> None:
+    site = app.site
+    if dry_run:
+        spec = _decide_whole(site, backup_id, accept_missing)
+        _show(app, whole_restore_plan(spec, site, app.journal.has_ended))
+        return
+    with app.controller(with_cluster=False) as controller, controller.holding(WHOLE) as holding:
+        spec = _decide_whole(site, backup_id, accept_missing)
+        question = f"all data of {', '.join(spec.nodes)} is replaced by that of backup {spec.backup_id}"
+        confirm(app.console, question, yes=yes)
+        plan = whole_restore_plan(spec, site, app.journal.has_ended)
+        outcome = holding.start(WHOLE, spec.model_dump(mode="json"), plan, app.watch)
+    if as_json:
+        app.console.json({"run": run_as_json(app.journal.run(outcome.run_id))})
+        return
+    app.console.line(f"the cluster is as it was in backup {spec.backup_id}, on {', '.join(spec.nodes)}")
+    for node in spec.nodes:
+        app.console.line(f"the old data of {node} is kept in {outcome.facts[f'exchange:{node}']['old']}")
+    app.console.line(
+        f"next: dbha restore --forget {outcome.run_id}     when nobody wants to go back any more"
+    )
+
+
+def _undo(app: App, run: str, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+    site = app.site
+
+    def decide_undo() -> WholeRestoreUndoSpec:
+        record = app.journal.run(run)
+        return WholeRestoreUndoSpec(
+            run=record.id, restored=kept_by(site, record), served=site.verdict().serving
+        )
+
+    if dry_run:
+        _show(app, undo_plan(decide_undo(), site, app.journal.has_ended))
+        return
+    with app.controller(with_cluster=False) as controller, controller.holding(UNDO) as holding:
+        spec = decide_undo()
+        nodes = ", ".join(spec.restored.nodes)
+        confirm(app.console, f"{nodes} go back to the data of before run {run}", yes=yes)
+        plan = undo_plan(spec, site, app.journal.has_ended)
+        outcome = holding.start(UNDO, spec.model_dump(mode="json"), plan, app.watch)
+    if as_json:
+        app.console.json({"run": run_as_json(app.journal.run(outcome.run_id))})
+        return
+    app.console.line(f"{nodes} have the data of before run {run}")
+    app.console.line(f"what was restored is kept beside it     dbha restore --forget {run}")
+
+
+def _forget(app: App, run: str, *, yes: bool) -> None:
+    with app.controller(with_cluster=False) as controller, controller.holding("restore forget"):
+        confirm(app.console, f"the data that run {run} keeps on the nodes is removed", yes=yes)
+        nodes = forget_kept(app.site, app.journal.run(run))
+    app.console.line(f"what run {run} kept is removed from {', '.join(nodes)}")
+
+
+def plan_undo_again(app: App, record: RunRecord) -> Plan:
+    """Return the plan of going back that is being taken up."""
+    spec = WholeRestoreUndoSpec.model_validate(record.arguments)
+    return undo_plan(spec, app.site, app.journal.has_ended)
+
+
+def _show(app: App, plan: Plan) -> None:
+    for number, step in enumerate(plan.steps(), 1):
+        app.console.line(f"{number:>3}. {step.title}")
+
+
+def plan_whole_again(app: App, record: RunRecord) -> Plan:
+    """Return the plan of a restore of the whole cluster that is being taken up."""
+    spec = WholeRestoreSpec.model_validate(record.arguments)
+    return whole_restore_plan(spec, app.site, app.journal.has_ended)
+
+
+def _decide_whole(site: Site, name: str, accept_missing: tuple[str, ...]) -> WholeRestoreSpec:
+    """Return what is restored. Raises UnsafeError, UnreachableError or UsageError before anything is touched."""
+    store, cluster = site.shelf.store, site.cluster
+    manifest = _manifest(store, resolve(store.list(), name))
+    hosts = side_by_side(lambda node: look_at(cluster, node), cluster.nodes)
+    return decide(manifest, cluster.nodes, hosts, site.verdict(), accept_missing=accept_missing)
+
+
+def _manifest(store: Store, backup_id: str) -> Manifest:
+    """Return the manifest of a backup that may be restored. Raises UnsafeError for a bad or damaged one."""
+    stored = next(backup for backup in store.list() if backup.id == backup_id)
+    if stored.status is Status.BAD:
+        raise UnsafeError(f"backup {backup_id} is not good: {stored.reason}", hint="dbha backup list")
+    try:
+        return store.manifest(backup_id)
+    except FoundWrongError as error:
+        raise UnsafeError(str(error), hint=error.hint) from error
+
+
 def plan_again(app: App, record: RunRecord) -> Plan:
     """Return the plan of a restore that is being taken up."""
     return restore_plan(RestoreSpec.model_validate(record.arguments), app.site)
@@ -61,10 +198,7 @@ def _decide(site: Site, name: str, services: tuple[str, ...]) -> RestoreSpec:
     """Return what is restored. Raises UnsafeError, UnreachableError or UsageError before anything is touched."""
     store = site.shelf.store
     backup_id = resolve(store.list(), name)
-    try:
-        manifest = store.manifest(backup_id)
-    except FoundWrongError as error:
-        raise UnsafeError(str(error), hint=error.hint) from error
+    manifest = _manifest(store, backup_id)
     chosen = site.chosen_services(services)
     if absent := [service for service in chosen if service not in manifest.services]:
         raise UsageError(

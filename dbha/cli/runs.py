@@ -15,6 +15,7 @@ from dbha.errors import BusyError, UsageError
 from dbha.journal import RunRecord, RunState, StepState
 from dbha.journal import as_json as run_as_json
 from dbha.schema.migration_account import remove_migration_account
+from dbha.upgrade import whole_restore_plan, whole_restore_undo
 from dbha.upgrade.fencing import fenced_by
 from dbha.workflow import Plan
 
@@ -25,7 +26,12 @@ _PLANS: Mapping[str, Callable[[App, RunRecord], Plan]] = {
     sync.WORKFLOW: sync.plan_again,
     database.WORKFLOW: database.plan_again,
     cluster.WORKFLOW: cluster.plan_again,
+    whole_restore_plan.WORKFLOW: restore.plan_whole_again,
+    whole_restore_undo.WORKFLOW: restore.plan_undo_again,
 }
+# There is no cluster all the time that could hold one.
+_WHOLE = (whole_restore_plan.WORKFLOW, whole_restore_undo.WORKFLOW)
+_WITHOUT_LEASE = (cluster.WORKFLOW, *_WHOLE)
 
 
 @click.group("runs")
@@ -72,6 +78,10 @@ def show(app: App, run: str, as_json: bool) -> None:
     )
     if record.outcome:
         console.line(f"outcome: {record.outcome}")
+    if record.workflow == whole_restore_plan.WORKFLOW and record.state is RunState.DONE:
+        console.line(
+            f"the old data may be kept still: dbha restore --undo {record.id}, or --forget {record.id}"
+        )
     console.line()
     console.table(
         ("STEP", "STATE", "SECONDS", "TITLE"),
@@ -93,7 +103,7 @@ def resume(app: App, run: str, roll_back: bool) -> None:
     Exits as the command would have: 0 when it was finished, 7 when everything was put back.
     """
     record = _find_unfinished(app, run)
-    with app.controller(with_cluster=record.workflow != cluster.WORKFLOW) as controller:
+    with app.controller(with_cluster=record.workflow not in _WITHOUT_LEASE) as controller:
         plan = _PLANS[record.workflow](app, record)
         controller.resume(record, plan, app.watch, roll_back=roll_back)
     app.console.line(f"run {record.id} ({record.workflow}) is done")
@@ -116,7 +126,7 @@ def abandon(app: App, run: str, keep_fence: bool, yes: bool) -> None:
         f"run {record.id} ({record.workflow}) is given up; half done may be: {', '.join(begun) or 'nothing'}"
     )
     confirm(app.console, question, yes=yes)
-    with app.controller() as controller:
+    with app.controller(with_cluster=record.workflow not in _WITHOUT_LEASE) as controller:
         controller.abandon(record, lambda: _loosen(app, record, keep_fence=keep_fence))
     app.console.line(f"run {record.id} is abandoned")
 
@@ -127,6 +137,14 @@ def _loosen(app: App, record: RunRecord, *, keep_fence: bool) -> None:
     While tables of the run are aside the data is not whole, so its fence stays whatever was asked.
     """
     site = app.site
+    if record.workflow in _WHOLE:
+        restored = record.arguments.get("restored", record.arguments)
+        for node in restored["nodes"]:
+            place = f"{site.cluster.node(node).datadir}.dbha/{record.arguments.get('run', record.id)}"
+            app.console.line(
+                f"{node}: what was exchanged lies in {place}     docs/runbooks/restore-failed.md"
+            )
+        return
     writer = site.writer()
     for service in site.services.values():
         remove_migration_account(site.cluster, writer, service.name)

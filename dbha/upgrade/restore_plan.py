@@ -112,10 +112,11 @@ def _explain(spec: RestoreSpec, failure: DbhaError, begun: frozenset[str]) -> Db
     if failure.exit_code in (130, 143):
         failure.unchanged = failure.unchanged or UpgradeRolledBackError.unchanged
         return failure
+    again = " ".join(f"--service {each.service}" for each in spec.services)
     return UpgradeRolledBackError(
         f"the restore of {spec.names} failed: {failure}",
         hint="dbha runs show latest     what failed, step by step\n"
-        f"dbha restore {spec.backup_id}     once the cause is gone",
+        f"dbha restore {spec.backup_id} {again}     once the cause is gone",
     )
 
 

@@ -1,0 +1,264 @@
+"""A whole cluster comes back from one backup: on all nodes at once, provably the same, and nobody's past slips in."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dbha.backup.proof import checksums_everywhere
+from dbha.cluster.saved_state import STATE_FILE, parse_state
+from dbha.database import connect
+from dbha.sandbox import kill_node, start_node, up
+from tests.real.cloud import Cloud, Said
+from tests.real.conftest import running_sandbox
+
+pytestmark = pytest.mark.real
+
+PLACEMENT = """
+CREATE TABLE placement.alembic_version (version_num VARCHAR(32) PRIMARY KEY);
+INSERT INTO placement.alembic_version VALUES ('a082b8bb98d0');
+CREATE TABLE placement.allocations (id INT PRIMARY KEY AUTO_INCREMENT, consumer VARCHAR(36));
+INSERT INTO placement.allocations (consumer) SELECT seq FROM placement.seq_1_to_500
+"""
+STRANGER = "INSERT INTO placement.allocations (consumer) VALUES ('after the backup')"
+
+
+@pytest.fixture(scope="module")
+def whole() -> Iterator[Cloud]:
+    """A cluster of three nodes with a little of placement, and a backup of it."""
+    with running_sandbox(nodes=3) as running:
+        made = Cloud(running, running.directory / "dbha.yml")
+        made.run("database", "create")
+        made.execute(*PLACEMENT.strip().split(";"))
+        made.backup = made.json("backup", "create", "--verify")["backup"]["id"]
+        yield made
+
+
+@pytest.fixture
+def cloud(whole: Cloud) -> Iterator[Cloud]:
+    """The cluster with something in it that is not in the backup; old data of earlier tests is gone."""
+    up(whole.directory)
+    whole.execute(STRANGER)
+    yield whole
+    for node in whole.cluster.nodes:
+        shutil.rmtree(f"{node.datadir}.dbha", ignore_errors=True)
+
+
+def restore(cloud: Cloud, *options: str, expect: int = 0, fault: str = "") -> Said:
+    return cloud.run("restore", cloud.backup, "--yes", *options, expect=expect, fault=fault)
+
+
+def strangers(cloud: Cloud, number: int = 0) -> int:
+    """Return how many rows a node has that were written after the backup."""
+    with cloud.session(number) as session:
+        found = session.value(
+            "SELECT COUNT(*) FROM placement.allocations WHERE consumer = 'after the backup'"
+        )
+    return int(found)
+
+
+def timeline(cloud: Cloud) -> str:
+    return str(cloud.json("status")["timeline"])
+
+
+def require_restored(cloud: Cloud) -> None:
+    """Require one healthy cluster, with the rows of the backup on every node, that services can write to."""
+    status = cloud.json("status")
+    assert (status["verdict"], status["reasons"], status["interrupted_run"]) == ("healthy", [], None)
+    assert [strangers(cloud, number) for number in range(3)] == [0, 0, 0]
+    first, *others = checksums_everywhere(
+        cloud.cluster, ("keystone", "placement"), cloud.cluster.nodes
+    ).values()
+    assert first["placement.allocations"]
+    assert all(other == first for other in others)
+    assert cloud.locked_accounts() == []
+    assert logs_in(cloud, "placement")
+    with cloud.session() as session:
+        assert session.value("SELECT COUNT(*) FROM dbha.lease WHERE run_id IS NOT NULL") == 0
+
+
+def require_as_before(cloud: Cloud, expected_timeline: str) -> None:
+    """Require the cluster that was there before, with all that was written after the backup."""
+    status = cloud.json("status")
+    assert (status["verdict"], status["reasons"], status["interrupted_run"]) == ("healthy", [], None)
+    assert timeline(cloud) == expected_timeline
+    assert len({strangers(cloud, number) for number in range(3)}) == 1
+    assert strangers(cloud) > 0
+    assert [Path(f"{node.datadir}.dbha").exists() for node in cloud.cluster.nodes] == [False] * 3
+    assert cloud.locked_accounts() == []
+
+
+def logs_in(cloud: Cloud, service: str) -> bool:
+    """Return whether the service's account gets in everywhere with its present password."""
+    account = cloud.running.sandbox.account(service, os.environ)
+    for node in cloud.cluster.nodes:
+        with connect(node, account) as session:
+            assert session.value("SELECT 1") == 1
+    return True
+
+
+def words_in_logs(cloud: Cloud, word: str) -> int:
+    logs = cloud.directory.glob("nodes/*/error.log")
+    return sum(len(re.findall(word, log.read_text(errors="replace"))) for log in logs)
+
+
+def test_all_nodes_come_back_without_a_transfer(cloud: Cloud) -> None:
+    before, transfers = timeline(cloud), words_in_logs(cloud, "SST")
+    said = restore(cloud)
+    require_restored(cloud)
+    assert timeline(cloud) != before
+    assert words_in_logs(cloud, "SST") == transfers
+    for node in cloud.cluster.nodes:
+        old = Path(f"{node.datadir}.dbha", cloud.last_run()["id"], "old")
+        assert str(old) in said.stdout
+        kept = parse_state((old / STATE_FILE).read_text())
+        assert kept is not None
+        assert kept.is_clean
+
+
+def test_a_cluster_that_is_all_down_comes_back(cloud: Cloud) -> None:
+    for node in cloud.cluster.nodes:
+        kill_node(cloud.directory, node.name)
+    restore(cloud)
+    require_restored(cloud)
+
+
+def test_passwords_that_were_changed_since_are_the_present_ones(cloud: Cloud) -> None:
+    passwords = cloud.directory / "secrets.yml"
+    kept = passwords.read_text()
+    new = yaml.safe_load(kept) | {"placement_password": "changed since", "admin_password": "changed, too"}
+    cloud.execute(
+        "ALTER USER 'placement'@'%' IDENTIFIED BY 'changed since'",
+        "ALTER USER 'dbha'@'%' IDENTIFIED BY 'changed, too'",
+    )
+    try:
+        passwords.write_text(yaml.safe_dump(new))
+        said = restore(cloud)
+        assert "placement: the present passwords, not those of the backup" in said.stderr
+        assert cloud.json("status")["verdict"] == "healthy"
+        assert "changed" not in said.stdout + said.stderr.replace("nothing was changed", "")
+        old = yaml.safe_load(kept)
+        for user, name in (("placement", "placement_password"), ("dbha", "admin_password")):
+            statement = f"ALTER USER '{user}'@'%' IDENTIFIED BY '{old[name]}'"
+            cloud.run("sql", "-e", statement)
+            if user == "dbha":
+                passwords.write_text(kept)
+    finally:
+        passwords.write_text(kept)
+    require_restored(cloud)
+
+
+def test_a_flipped_byte_is_found_before_anything_stops(cloud: Cloud) -> None:
+    before = timeline(cloud)
+    stream = cloud.backups / cloud.backup / "stream.mbs.zst"
+    content = stream.read_bytes()
+    stream.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    try:
+        said = restore(cloud, expect=1)
+    finally:
+        stream.write_bytes(content)
+    assert "nothing was changed" in said.stderr
+    require_as_before(cloud, before)
+
+
+def test_what_fails_after_the_stop_brings_the_old_cluster_back(cloud: Cloud) -> None:
+    before = timeline(cloud)
+    obstacle = cloud.directory / "nodes" / "node3" / "private-node3"
+    obstacle.touch()  # where the server of node3 is to work for a moment
+    try:
+        said = restore(cloud, expect=7)
+    finally:
+        obstacle.unlink()
+    assert "node3" in said.stderr
+    assert "everything was put back as it was before the run" in said.stderr
+    require_as_before(cloud, before)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        (
+            "after:done:hold",
+            "after:done:unpack:node2",
+            "before:done:stop-servers",
+            "after:done:exchange:node1",
+        ),
+        (
+            "before:done:begin",
+            "after:intend:form",
+            "before:done:form",
+            "before:done:settle",
+            "before:done:reopen",
+        ),
+    ],
+    ids=["until-the-exchange", "after-the-exchange"],
+)
+def test_killed_again_and_again_it_ends_the_same(cloud: Cloud, faults: tuple[str, ...]) -> None:
+    first, *others = faults
+    restore(cloud, fault=first)
+    for fault in others:
+        cloud.run("runs", "resume", fault=fault)
+    cloud.run("runs", "resume")
+    require_restored(cloud)
+
+
+@pytest.mark.parametrize("fault", ["after:done:exchange:node2", "before:done:begin", "after:done:form"])
+def test_rolled_back_on_request_the_old_cluster_is_there(cloud: Cloud, fault: str) -> None:
+    before = timeline(cloud)
+    restore(cloud, fault=fault)
+    said = cloud.run("runs", "resume", "--roll-back", expect=7)
+    assert "everything was put back as it was before the run" in said.stderr
+    require_as_before(cloud, before)
+
+
+def test_a_node_that_was_left_out_comes_back_by_a_full_transfer(cloud: Cloud) -> None:
+    """Its history must never be merged: it has rows that the others do not have, and would catch up silently."""
+    stale = Path(cloud.cluster.nodes[2].datadir)
+    kill_node(cloud.directory, "node3")
+    hidden = stale.rename(stale.with_name("away"))
+    said = restore(cloud, expect=5)
+    assert "--accept-missing node3" in said.stderr
+    assert "nothing was changed" in said.stderr
+    restore(cloud, "--accept-missing", "node3")
+    hidden.rename(stale)
+    cloud.execute("INSERT INTO placement.allocations (consumer) VALUES ('of the new history')")
+    start_node(cloud.directory, "node3", environment=os.environ, on_line=lambda line: None)
+    assert re.findall("SST", (cloud.directory / "nodes" / "node3" / "error.log").read_text(errors="replace"))
+    require_restored(cloud)
+
+
+def test_the_old_data_is_there_until_it_is_forgotten(cloud: Cloud) -> None:
+    before = timeline(cloud)
+    run = restored_run(cloud)
+    require_restored(cloud)
+    assert f"dbha restore --undo {run}" in cloud.run("runs", "show").stdout
+    cloud.run("restore", "--undo", run, "--yes", fault="after:done:return:node2")
+    cloud.run("runs", "resume", "--roll-back", expect=7)
+    require_restored(cloud)
+    cloud.run("restore", "--undo", run, "--yes", fault="before:done:start")
+    cloud.run("runs", "resume")
+    assert timeline(cloud) == before
+    assert [strangers(cloud, number) > 0 for number in range(3)] == [True] * 3
+    assert "not there any more" in cloud.run("restore", "--undo", run, "--yes", expect=4).stderr
+    cloud.run("restore", "--forget", run, "--yes")
+    require_as_before(cloud, before)
+
+
+def restored_run(cloud: Cloud) -> str:
+    """Restore, and return the run's id."""
+    run: str = restore(cloud, "--json").json["run"]["id"]
+    return run
+
+
+def test_what_is_refused_before_anything_is_touched(cloud: Cloud) -> None:
+    before = timeline(cloud)
+    assert "no node is called node9" in restore(cloud, "--accept-missing", "node9", expect=2).stderr
+    assert "serves" in restore(cloud, "--accept-missing", "node3", expect=4).stderr
+    said = cloud.run("restore", cloud.backup, "--service", "placement", "--accept-missing", "node3", expect=2)
+    assert "for the whole cluster" in said.stderr
+    assert "--yes" in cloud.run("restore", cloud.backup, expect=2).stderr
+    require_as_before(cloud, before)
