@@ -1,12 +1,22 @@
-"""`python -m benchmarks [restore|backup|upgrade] [INSTANCES ...]`: prints tables for docs/benchmarks.md."""
+"""`python -m benchmarks [NAME ...] [INSTANCES ...]`: prints tables for docs/benchmarks.md; names: see `_MEASURES`."""
 
 import sys
 from collections.abc import Sequence
 
-from benchmarks import backup, restore, upgrade
+from benchmarks import backup, restore, upgrade, whole_restore
 
-_DEFAULTS = {"restore": (20_000, 60_000), "backup": (20_000,), "upgrade": (20_000,)}
-_MEASURES = {"restore": restore.measure, "backup": backup.measure, "upgrade": upgrade.measure}
+_DEFAULTS = {
+    "restore": (20_000, 60_000),
+    "backup": (20_000,),
+    "upgrade": (20_000,),
+    "whole-restore": (15_000, 80_000),
+}
+_MEASURES = {
+    "restore": restore.measure,
+    "backup": backup.measure,
+    "upgrade": upgrade.measure,
+    "whole-restore": whole_restore.measure,
+}
 
 
 def main(arguments: Sequence[str]) -> None:
