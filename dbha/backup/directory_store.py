@@ -19,6 +19,7 @@ from dbha.errors import BusyError, FoundWrongError, UsageError
 
 PARTIAL, FAILED, DELETING = ".partial", ".failed", ".deleting"
 MANIFEST, VERIFICATION, FAILURE, LOG = "manifest.json", "verification.json", "failure.json", "backup.log"
+_LOOKS = 20  # while others publish and delete; nobody does so that often
 
 
 class DirectoryStore:
@@ -38,10 +39,10 @@ class DirectoryStore:
 
     def list(self) -> tuple[StoredBackup, ...]:
         """See Store."""
-        if not self.directory.is_dir():
-            return ()
-        places = [place for place in self.directory.iterdir() if BACKUP_ID.fullmatch(place.name[:21])]
-        return tuple(_look(place) for place in sorted(places))
+        for _ in range(_LOOKS):
+            with contextlib.suppress(FileNotFoundError):  # published or deleted just now
+                return self._look_once()
+        return self._look_once()
 
     def manifest(self, backup_id: str) -> Manifest:
         """See Store."""
@@ -92,6 +93,12 @@ class DirectoryStore:
         """See Store."""
         existing = next(path for path in (self.directory, *self.directory.parents) if path.exists())
         return shutil.disk_usage(existing).free
+
+    def _look_once(self) -> tuple[StoredBackup, ...]:
+        if not self.directory.is_dir():
+            return ()
+        places = [place for place in self.directory.iterdir() if BACKUP_ID.fullmatch(place.name[:21])]
+        return tuple(_look(place) for place in sorted(places))
 
     def _place(self, backup_id: str) -> Path | None:
         names = (backup_id, *(f"{backup_id}{suffix}" for suffix in (PARTIAL, FAILED, DELETING)))

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -195,3 +196,22 @@ def test_what_is_no_backup_is_left_alone(store: DirectoryStore) -> None:
     complete(store, FIRST)
     (store.directory / "notes").mkdir()
     assert len(store.list()) == 1
+
+
+def test_who_lists_while_others_publish_and_delete_sees_all_that_stays(store: DirectoryStore) -> None:
+    complete(store, FIRST)
+    seen: list[tuple[StoredBackup, ...]] = []
+
+    def come_and_go() -> None:
+        for _ in range(100):
+            complete(store, SECOND)
+            store.delete(SECOND)
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(come_and_go)
+        while not other.done():
+            seen.append(store.list())
+        other.result()
+    assert len(seen) > 10
+    assert {backups[0].id for backups in seen} == {FIRST}
+    assert not any(each.status in (Status.DAMAGED, Status.BAD) for backups in seen for each in backups)
