@@ -9,16 +9,19 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from dbha.backup.definitions import Definitions
+from dbha.backup.keep import KeepMark, unreadable_mark
 from dbha.backup.manifest import BACKUP_ID, Manifest, Verification, sealed, unsealed
 from dbha.backup.store import Status, StoredBackup
 from dbha.errors import BusyError, FoundWrongError, UsageError
 
 PARTIAL, FAILED, DELETING = ".partial", ".failed", ".deleting"
 MANIFEST, VERIFICATION, FAILURE, LOG = "manifest.json", "verification.json", "failure.json", "backup.log"
+MARK = "keep.json"
 _LOOKS = 20  # while others publish and delete; nobody does so that often
 
 
@@ -69,11 +72,14 @@ class DirectoryStore:
 
     def record_verification(self, verification: Verification) -> None:
         """See Store."""
-        place = self.directory / verification.backup
-        new = place / f"{VERIFICATION}.new"
-        _write_durably(new, sealed(verification))
-        new.replace(place / VERIFICATION)
-        _sync_directory(place)
+        _replace_durably(self.directory / verification.backup / VERIFICATION, sealed(verification))
+
+    def record_mark(self, mark: KeepMark) -> None:
+        """See Store."""
+        place = self.directory / mark.backup
+        if not place.is_dir():
+            raise UsageError(f"there is no backup {mark.backup} to keep", hint="dbha backup list")
+        _replace_durably(place / MARK, sealed(mark))
 
     def delete(self, backup_id: str) -> None:
         """See Store."""
@@ -155,10 +161,13 @@ def _look(place: Path) -> StoredBackup:
     try:
         manifest = _read_manifest(place)
     except FoundWrongError as error:
-        return StoredBackup(backup_id, Status.DAMAGED, str(error), _size(place))
+        return StoredBackup(
+            backup_id, Status.DAMAGED, str(error), _size(place), mark=_read_mark(place, backup_id)
+        )
     found = StoredBackup(
-        backup_id, Status.COMPLETE, "", manifest.stream.stored_bytes, manifest, _read_verification(place)
-    )
+        backup_id, Status.COMPLETE, "", manifest.stream.stored_bytes, manifest, _read_verification(place),
+        _read_mark(place, backup_id),
+    )  # fmt: skip
     if found.verification is None or found.verification.outcome == "good":
         return found
     return replace(found, status=Status.BAD, reason=found.verification.problem)
@@ -188,6 +197,17 @@ def _read_verification(place: Path) -> Verification | None:
     with contextlib.suppress(OSError, FoundWrongError):
         return unsealed((place / VERIFICATION).read_bytes(), Verification, VERIFICATION)
     return None
+
+
+def _read_mark(place: Path, backup_id: str) -> KeepMark | None:
+    """Return the mark, if there is one; one that is damaged, or belongs to another backup, counts as keeping."""
+    try:
+        mark = unsealed((place / MARK).read_bytes(), KeepMark, MARK)
+    except FileNotFoundError:
+        return None
+    except (OSError, FoundWrongError):
+        return unreadable_mark(backup_id, datetime.now(UTC))
+    return mark if mark.backup == backup_id else unreadable_mark(backup_id, mark.when)
 
 
 def _read(path: Path, backup_id: str) -> bytes:
@@ -221,6 +241,14 @@ def _write_durably(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _replace_durably(path: Path, content: bytes) -> None:
+    """Put a file in the place of another; who reads meanwhile, or after a power cut, sees one of the two whole."""
+    new = path.with_name(f"{path.name}.new")
+    _write_durably(new, content)
+    new.replace(path)
+    _sync_directory(path.parent)
 
 
 def _private(path: str, flags: int) -> int:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import BinaryIO, Protocol
 
 from dbha.backup.definitions import Definitions
+from dbha.backup.keep import KeepMark
 from dbha.backup.manifest import BACKUP_ID, Manifest, Verification
 from dbha.errors import FoundWrongError, UsageError
 
@@ -32,6 +33,7 @@ class StoredBackup:
     stored_bytes: int
     manifest: Manifest | None = None
     verification: Verification | None = None
+    mark: KeepMark | None = None  # the last word on whether it is to be kept, if anybody said one
 
     @property
     def created(self) -> datetime:
@@ -82,6 +84,9 @@ class Store(Protocol):
 
     def record_verification(self, verification: Verification) -> None:
         """Keep what a verification found, in the place of what the one before found."""
+
+    def record_mark(self, mark: KeepMark) -> None:
+        """Put this mark beside the manifest, in the place of the one before. Raises UsageError without a backup."""
 
     def delete(self, backup_id: str) -> None:
         """Delete a backup, whatever its status.

@@ -1,15 +1,19 @@
-"""`dbha backup create | list | show | verify | delete`."""
+"""`dbha backup create | list | show | verify | delete`; what keeps them and checks them is in modules of its own."""
 
 import shutil
+from datetime import UTC, datetime
 
 import click
 
 from dbha.backup.donor import choose_donor
 from dbha.backup.estimate import check_room, local_room, staging_needs, store_needs
+from dbha.backup.keep import refuse_kept
 from dbha.backup.manifest import new_backup_id
 from dbha.backup.plans import BackupSpec, backup_plan
+from dbha.backup.pruning import Pruning
 from dbha.backup.store import StoredBackup, resolve, stored_ratio
 from dbha.backup.verify import verify as verify_backup
+from dbha.cli import keeping
 from dbha.cli.app import App
 from dbha.cli.options import confirm, json_option, yes_option
 from dbha.console import in_bytes
@@ -24,23 +28,33 @@ WORKFLOW = "backup"
 
 @click.group("backup")
 def command() -> None:
-    """Take, list and verify backups of the whole cluster."""
+    """Take, list, verify, keep and delete backups of the whole cluster."""
+
+
+for verb in (keeping.keep, keeping.prune):
+    command.add_command(verb)
 
 
 @command.command("create")
 @click.option("--label", default="", help="A word to find it by.")
 @click.option("--verify", is_flag=True, help="Prove that it can be restored: unpack and prepare it.")
+@click.option("--prune", is_flag=True, help="Once it is complete, delete what `dbha backup prune` would.")
 @json_option
 @click.pass_obj
-def create(app: App, label: str, verify: bool, as_json: bool) -> None:
+def create(app: App, label: str, verify: bool, prune: bool, as_json: bool) -> None:
     """Take a backup from a synced node that is not the writer. Exits 6 when no good backup was made."""
+    policy = keeping.policy_of(app) if prune else None
+    pruned: tuple[str, ...] = ()
     with app.controller() as controller, controller.holding(WORKFLOW) as holding:
         spec = _decide(app.site, label, verify=verify)
         plan = backup_plan(spec, app.site.shelf)
         outcome = holding.start(WORKFLOW, spec.model_dump(mode="json"), plan, app.watch)
+        if policy is not None:
+            pruning = Pruning(app.site.shelf.store, policy, app.journal.unfinished())
+            pruned = tuple(decision.id for decision in keeping.carry_out(app, controller, pruning))
     backup = _find(app, spec.backup_id)
     if as_json:
-        app.console.json({"run": outcome.run_id, "backup": backup_as_json(backup)})
+        app.console.json({"run": outcome.run_id, "backup": backup_as_json(backup), "pruned": pruned})
         return
     app.console.line(f"{backup.id}  {in_bytes(backup.stored_bytes)}  {'verified' if backup.verified else ''}")
 
@@ -60,12 +74,12 @@ def list_backups(app: App, as_json: bool) -> None:
         app.console.json([backup_as_json(backup) for backup in backups])
         return
     app.console.table(
-        ("BACKUP", "STATUS", "VERIFIED", "STORED", "DATA", "SEQNO", "LABEL"),
+        ("BACKUP", "STATUS", "VERIFIED", "STORED", "DATA", "SEQNO", "KEPT", "LABEL"),
         [
             (
                 backup.id, backup.status.value, f"{_verified(backup)}", in_bytes(backup.stored_bytes),
                 in_bytes(backup.manifest.data_bytes) if backup.manifest else "-",
-                str(backup.manifest.seqno) if backup.manifest else "-",
+                str(backup.manifest.seqno) if backup.manifest else "-", _kept(backup),
                 (backup.manifest.label if backup.manifest else backup.reason)[:60],
             )
             for backup in backups
@@ -117,12 +131,15 @@ def verify(app: App, backup_id: str, as_json: bool) -> None:
 @yes_option
 @click.pass_obj
 def delete(app: App, backup_id: str, yes: bool) -> None:
-    """Delete a backup, or what a failed one left."""
+    """Delete a backup, or what a failed one left; never one that `dbha backup keep` marked."""
     store = app.site.shelf.store
     resolved = resolve(store.list(), backup_id)
+    refuse_kept(resolved, _find(app, resolved).mark, datetime.now(UTC))
     with app.controller() as controller, controller.holding("backup delete"):
         confirm(app.console, f"backup {resolved} is deleted", yes=yes)
-        store.delete(resolved)
+        with keeping.marks_of(app):
+            refuse_kept(resolved, _find(app, resolved).mark, datetime.now(UTC))
+            store.delete(resolved)
     app.console.line(f"{resolved} is deleted")
 
 
@@ -154,6 +171,12 @@ def _find(app: App, name: str) -> StoredBackup:
     backups = app.site.shelf.store.list()
     resolved = resolve(backups, name)
     return next(backup for backup in backups if backup.id == resolved)
+
+
+def _kept(backup: StoredBackup) -> str:
+    if backup.mark is None or not backup.mark.holds(datetime.now(UTC)):
+        return "-"
+    return str(backup.mark.until or "yes")
 
 
 def _verified(backup: StoredBackup) -> str:

@@ -22,11 +22,16 @@ def yes_option(command: Command) -> Command:
     return click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")(command)
 
 
+def at_a_terminal() -> bool:
+    """Tell whether there is somebody to ask."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def confirm(console: Console, question: str, *, yes: bool) -> None:
     """Ask before going on. Without a terminal there is no question: raises UsageError unless `yes`."""
     if yes:
         return
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not at_a_terminal():
         raise UsageError("this needs a yes, and there is no terminal to ask on", hint="add --yes")
     console.say(question)
     if not click.confirm("go on?", err=True):

@@ -1,9 +1,18 @@
 """The shape of `dbha.yml`. Unknown keys are mistakes; relative paths are relative to the file."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 ReleaseName = Annotated[str, StringConstraints(pattern=r"^20\d\d\.[12]$")]
@@ -64,6 +73,25 @@ class DirectoryStore(Section):
     directory: Path
 
 
+class RetentionPolicy(Section):
+    """Which backups `dbha backup prune` keeps: those that any of these rules wants. 0 is no rule."""
+
+    last: NonNegativeInt = 0
+    days: NonNegativeInt = 0
+    hourly: NonNegativeInt = 0
+    daily: NonNegativeInt = 0
+    weekly: NonNegativeInt = 0
+    monthly: NonNegativeInt = 0
+    yearly: NonNegativeInt = 0
+    failed_days: NonNegativeInt = 14
+
+    @model_validator(mode="after")
+    def _has_a_rule(self) -> Self:
+        if not any((self.last, self.days, self.hourly, self.daily, self.weekly, self.monthly, self.yearly)):
+            raise ValueError("at least one of last, days, hourly, daily, weekly, monthly, yearly is needed")
+        return self
+
+
 class BackupPolicy(Section):
     """Where backups go and how they are made."""
 
@@ -72,6 +100,7 @@ class BackupPolicy(Section):
     compression_level: Annotated[int, Field(ge=1, le=19)] = 1
     compression_threads: PositiveInt = 2
     copy_threads: PositiveInt = 2
+    retention: RetentionPolicy | None = None
 
 
 class UpgradePolicy(Section):

@@ -1,6 +1,7 @@
 """The state of a cluster in one value: what `dbha status` prints and monitoring reads."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from dbha.backup.store import Status, StoredBackup
@@ -123,6 +124,7 @@ def status_as_json(status: ClusterStatus) -> dict[str, Any]:
 def backup_as_json(backup: StoredBackup) -> dict[str, Any]:
     """Return one backup in the shape of the `--json` contract (design section 5)."""
     manifest = backup.manifest
+    mark = backup.mark if backup.mark and backup.mark.holds(datetime.now(UTC)) else None
     return {
         "id": backup.id,
         "kind": manifest.kind if manifest else None,
@@ -137,6 +139,9 @@ def backup_as_json(backup: StoredBackup) -> dict[str, Any]:
         "timeline": manifest.timeline if manifest else None,
         "seqno": manifest.seqno if manifest else None,
         "donor": manifest.donor if manifest else None,
+        "kept": mark is not None,
+        "kept_until": mark.until.isoformat() if mark and mark.until else None,
+        "kept_note": mark.note if mark else "",
     }
 
 

@@ -113,11 +113,18 @@ class Site:
             }
 
     @cached_property
+    def store(self) -> DirectoryStore:
+        """Where the backups are. Asking it needs no node, and no password either."""
+        policy = self.configuration.backup
+        return DirectoryStore(policy.stores[policy.store].directory)
+
+    @cached_property
     def shelf(self) -> Shelf:
-        """The backups."""
+        """The backups, and all that can be done with them."""
         configuration = self.configuration
-        store = DirectoryStore(configuration.backup.stores[configuration.backup.store].directory)
-        return Shelf(self.cluster, store, configuration.state / "staging", configuration, self.service_states)
+        return Shelf(
+            self.cluster, self.store, configuration.state / "staging", configuration, self.service_states
+        )
 
     def service_states(self, node: Node) -> dict[str, ServiceState]:
         """Return what a backup's manifest says of the services, those whose databases were made already."""
