@@ -13,7 +13,7 @@ from dbha.backup.plans import BackupSpec, backup_plan
 from dbha.backup.pruning import Pruning
 from dbha.backup.store import StoredBackup, resolve, stored_ratio
 from dbha.backup.verify import verify as verify_backup
-from dbha.cli import keeping
+from dbha.cli import backup_check, keeping
 from dbha.cli.app import App
 from dbha.cli.options import confirm, json_option, yes_option
 from dbha.console import in_bytes
@@ -31,7 +31,7 @@ def command() -> None:
     """Take, list, verify, keep and delete backups of the whole cluster."""
 
 
-for verb in (keeping.keep, keeping.prune):
+for verb in (keeping.keep, keeping.prune, backup_check.command):
     command.add_command(verb)
 
 

@@ -92,6 +92,20 @@ class RetentionPolicy(Section):
         return self
 
 
+class BackupCheckPolicy(Section):
+    """When `dbha backup check` warns, and when it calls the state critical."""
+
+    warning_age_h: PositiveFloat = 26
+    critical_age_h: PositiveFloat = 50
+    verified_warning_age_h: PositiveFloat = 26
+    verified_critical_age_h: PositiveFloat = 8 * 24
+    shrunk_percent: Annotated[PositiveFloat, Field(le=100)] = 30
+    grown_percent: PositiveFloat = 100
+    critical_failures: PositiveInt = 3
+    minimum_good: PositiveInt = 1
+    warning_room: PositiveInt = 3
+
+
 class BackupPolicy(Section):
     """Where backups go and how they are made."""
 
@@ -101,6 +115,7 @@ class BackupPolicy(Section):
     compression_threads: PositiveInt = 2
     copy_threads: PositiveInt = 2
     retention: RetentionPolicy | None = None
+    check: BackupCheckPolicy = BackupCheckPolicy()
 
 
 class UpgradePolicy(Section):

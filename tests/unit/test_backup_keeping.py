@@ -1,4 +1,4 @@
-"""Marks, and `dbha backup keep | delete | prune` on a directory store, without any server."""
+"""Marks, and `dbha backup keep | delete | prune | check` on a directory store, without any server."""
 
 import json
 from datetime import UTC, date, datetime, timedelta
@@ -268,3 +268,37 @@ def test_a_store_that_fails_says_what_is_left(
     assert site.store.list()[1].status is Status.INTERRUPTED
     site.run("prune", "--yes")
     assert len(site.ids()) == 3
+
+
+def check(site: Site, *options: str, expect: int) -> str:
+    return site.run("check", *options, expect=expect)
+
+
+def test_check(site: Site) -> None:
+    assert "age: CRITICAL (there is no complete backup)" in check(site, expect=1)
+    assert check(site, "--nagios", expect=2).startswith("BACKUP CRITICAL - age: there is no complete backup;")
+    site.backup(days=0.1, verified=True)
+    assert "age: OK" in check(site, expect=0)
+    assert check(site, "--nagios", expect=0).startswith("BACKUP OK - 6 tests passed | age_s=86")
+    site.configure(check={"warning_age_h": 1})
+    assert check(site, "--nagios", expect=1).startswith("BACKUP WARNING - age: ")
+    answer = json.loads(check(site, "--json", expect=1))
+    assert (answer["schema"], answer["level"]) == (1, "WARNING")
+    assert [each["name"] for each in answer["tests"]] == [
+        "age", "verified", "size", "failures", "minimum", "room",
+    ]  # fmt: skip
+    check(site, "--json", "--nagios", expect=2)
+
+
+def test_what_keeps_check_from_looking_is_unknown_to_nagios(site: Site) -> None:
+    site.configuration.write_text("{}")
+    assert check(site, "--nagios", expect=3).startswith("BACKUP UNKNOWN - ")
+
+
+def test_neither_inventory_nor_password_is_needed(site: Site, five: list[str]) -> None:
+    (site.directory / "inventory.yml").unlink()
+    (site.directory / "secrets.yml").unlink()
+    check(site, "--nagios", expect=1)
+    site.run("keep", five[1])
+    site.run("prune", "--yes")
+    assert site.ids() == [*five[:2], *five[3:]]
