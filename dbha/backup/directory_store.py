@@ -72,14 +72,11 @@ class DirectoryStore:
 
     def record_verification(self, verification: Verification) -> None:
         """See Store."""
-        _replace_durably(self.directory / verification.backup / VERIFICATION, sealed(verification))
+        _replace_durably(self._whole(verification.backup) / VERIFICATION, sealed(verification))
 
     def record_mark(self, mark: KeepMark) -> None:
         """See Store."""
-        place = self.directory / mark.backup
-        if not place.is_dir():
-            raise UsageError(f"there is no backup {mark.backup} to keep", hint="dbha backup list")
-        _replace_durably(place / MARK, sealed(mark))
+        _replace_durably(self._whole(mark.backup) / MARK, sealed(mark))
 
     def delete(self, backup_id: str) -> None:
         """See Store."""
@@ -105,6 +102,13 @@ class DirectoryStore:
             return ()
         places = [place for place in self.directory.iterdir() if BACKUP_ID.fullmatch(place.name[:21])]
         return tuple(_look(place) for place in sorted(places))
+
+    def _whole(self, backup_id: str) -> Path:
+        """Return where a backup is that was complete once. Raises UsageError when there is none, or none any more."""
+        place = self.directory / backup_id
+        if not place.is_dir():
+            raise UsageError(f"there is no whole backup {backup_id}", hint="dbha backup list")
+        return place
 
     def _place(self, backup_id: str) -> Path | None:
         names = (backup_id, *(f"{backup_id}{suffix}" for suffix in (PARTIAL, FAILED, DELETING)))

@@ -6,12 +6,11 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 
-from dbha.backup.keep import refuse_kept
 from dbha.backup.manifest import BACKUP_ID
 from dbha.backup.retention import Decision, Listed, decide, deletion_order
 from dbha.backup.store import Store, StoredBackup
 from dbha.config.model import BackupPolicy, RetentionPolicy
-from dbha.errors import ConfigurationError, FoundWrongError, UnsafeError
+from dbha.errors import BusyError, ConfigurationError, FoundWrongError
 from dbha.journal import RunRecord
 
 log = logging.getLogger(__name__)
@@ -50,63 +49,53 @@ def listed(
 
 
 class Pruning:
-    """Retention on one store: `decisions` are as of the moment it was made, and deleted is nothing else."""
+    """Retention on one store: the decisions of the moment when it was made, and carrying them out.
+
+    `unfinished` returns the runs that have not ended.
+    """
 
     def __init__(
         self,
         store: Store,
         policy: RetentionPolicy,
-        unfinished: Sequence[RunRecord],
+        unfinished: Callable[[], Sequence[RunRecord]],
         *,
         also_spoilt: bool = False,
     ) -> None:
-        self._store = store
-        now = datetime.now(UTC)
-        self._backups = {backup.id: backup for backup in store.list()}
-        self._listed = listed(tuple(self._backups.values()), unfinished, now)
-        self.decisions = decide(self._listed, policy, now, also_spoilt=also_spoilt)
-
-    @property
-    def deletions(self) -> tuple[Decision, ...]:
-        """What may go, in the order in which it is deleted."""
-        return deletion_order(self.decisions, self._listed)
-
-    def stored_bytes(self, backup_id: str) -> int:
-        """Return how many bytes a backup takes in the store."""
-        return self._backups[backup_id].stored_bytes
+        self._store, self._policy, self._unfinished = store, policy, unfinished
+        self._also_spoilt = also_spoilt
+        backups = store.list()
+        self.stored_bytes = {backup.id: backup.stored_bytes for backup in backups}
+        self.decisions = self._decide(backups)
+        self.deletions = deletion_order(self.decisions, self._listed(backups))
 
     def delete(
         self, marks_held: Callable[[], AbstractContextManager[object]], stopped: Callable[[], bool]
     ) -> Iterator[Decision]:
         """Delete one after the other and yield each once it is gone; stop between two when `stopped`.
 
-        Cut off anywhere, what was begun shows as interrupted and goes the next time. `marks_held` keeps others
-        from setting a mark while one is looked at and deleted. Raises FoundWrongError when the store fails.
+        Each is decided anew just before: a mark, or a verdict on another backup, may have come meanwhile.
+        `marks_held` keeps marks from coming between that and the deletion. Cut off anywhere, what was begun shows
+        as interrupted, and goes the next time. Raises FoundWrongError when the store cannot delete one.
         """
         for decision in self.deletions:
             if stopped():
                 return
             with marks_held():
-                if self._is_kept_by_now(decision.id):
-                    continue
-                self._delete_one(decision)
-            yield decision
+                gone = self._still_goes(decision.id) and self._delete_one(decision)
+            if gone:
+                yield decision
 
-    def _is_kept_by_now(self, backup_id: str) -> bool:
-        """Tell whether somebody set a mark since it was decided, or the backup is gone already."""
-        now = datetime.now(UTC)
-        found = [backup for backup in self._store.list() if backup.id == backup_id]
-        try:
-            for backup in found:
-                refuse_kept(backup_id, backup.mark, now)
-        except UnsafeError as refusal:
-            log.info("not pruned: %s", refusal)
-            return True
-        return not found
+    def _still_goes(self, backup_id: str) -> bool:
+        return any(each.id == backup_id and not each.keep for each in self._decide(self._store.list()))
 
-    def _delete_one(self, decision: Decision) -> None:
+    def _delete_one(self, decision: Decision) -> bool:
+        """Delete it and return True, or False when somebody has just begun to write it."""
         try:
             self._store.delete(decision.id)
+        except BusyError as refusal:
+            log.info("not pruned: %s", refusal)
+            return False
         except OSError as error:
             raise FoundWrongError(
                 f"backup {decision.id} cannot be deleted: {error.strerror or error}",
@@ -114,6 +103,14 @@ class Pruning:
                 unchanged="all that are to be kept are as they were",
             ) from error
         log.info("pruned %s: %s", decision.id, decision.reason)
+        return True
+
+    def _decide(self, backups: Sequence[StoredBackup]) -> tuple[Decision, ...]:
+        now = datetime.now(UTC)
+        return decide(self._listed(backups), self._policy, now, also_spoilt=self._also_spoilt)
+
+    def _listed(self, backups: Sequence[StoredBackup]) -> tuple[Listed, ...]:
+        return listed(backups, self._unfinished(), datetime.now(UTC))
 
 
 def _named_in(runs: Sequence[RunRecord]) -> dict[str, str]:

@@ -83,7 +83,10 @@ class Store(Protocol):
         """Return the stored stream, to be closed by the caller. Raises FoundWrongError when it is not there."""
 
     def record_verification(self, verification: Verification) -> None:
-        """Keep what a verification found, in the place of what the one before found."""
+        """Keep what a verification found, in the place of what the one before found.
+
+        Raises UsageError when the backup is not there any more.
+        """
 
     def record_mark(self, mark: KeepMark) -> None:
         """Put this mark beside the manifest, in the place of the one before. Raises UsageError without a backup."""

@@ -50,7 +50,7 @@ def create(app: App, label: str, verify: bool, prune: bool, as_json: bool) -> No
         plan = backup_plan(spec, app.site.shelf)
         outcome = holding.start(WORKFLOW, spec.model_dump(mode="json"), plan, app.watch)
         if policy is not None:
-            pruning = Pruning(app.site.shelf.store, policy, app.journal.unfinished())
+            pruning = Pruning(app.site.shelf.store, policy, app.journal.unfinished)
             pruned = tuple(decision.id for decision in keeping.carry_out(app, controller, pruning))
     backup = _find(app, spec.backup_id)
     if as_json:

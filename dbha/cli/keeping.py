@@ -66,11 +66,11 @@ def prune(app: App, dry_run: bool | None, bad: bool, yes: bool, as_json: bool) -
     """
     policy = policy_of(app)
     if at_a_terminal() if dry_run is None else dry_run:
-        pruning = Pruning(app.site.store, policy, app.journal.unfinished(), also_spoilt=bad)
+        pruning = Pruning(app.site.store, policy, app.journal.unfinished, also_spoilt=bad)
         _show(app, pruning, as_json=as_json, dry_run=True, gone=())
         return 0
     with app.controller(with_cluster=False) as controller, controller.holding(WORKFLOW):
-        pruning = Pruning(app.site.store, policy, app.journal.unfinished(), also_spoilt=bad)
+        pruning = Pruning(app.site.store, policy, app.journal.unfinished, also_spoilt=bad)
         if not as_json:
             _show(app, pruning, as_json=False, dry_run=False, gone=())
         if pruning.deletions:
@@ -93,7 +93,7 @@ def carry_out(app: App, controller: Controller, pruning: Pruning) -> tuple[Decis
         gone.append(decision)
         app.console.say(f"{decision.id} is deleted: {decision.reason}")
     if gone:
-        freed = in_bytes(sum(pruning.stored_bytes(decision.id) for decision in gone))
+        freed = in_bytes(sum(pruning.stored_bytes[decision.id] for decision in gone))
         app.console.say(f"{len(gone)} deleted, {freed} freed")
     return tuple(gone)
 
@@ -126,7 +126,7 @@ def _show(app: App, pruning: Pruning, *, as_json: bool, dry_run: bool, gone: tup
                 "status": each.status.value,
                 "decision": "keep" if each.keep else "delete",
                 "reason": each.reason,
-                "stored_bytes": pruning.stored_bytes(each.id),
+                "stored_bytes": pruning.stored_bytes[each.id],
             }
             for each in pruning.decisions
         ]
@@ -137,7 +137,7 @@ def _show(app: App, pruning: Pruning, *, as_json: bool, dry_run: bool, gone: tup
         ("BACKUP", "STATUS", "STORED", "DECISION", "REASON"),
         [
             (
-                each.id, each.status.value, in_bytes(pruning.stored_bytes(each.id)),
+                each.id, each.status.value, in_bytes(pruning.stored_bytes[each.id]),
                 "keep" if each.keep else "delete", each.reason,
             )
             for each in pruning.decisions

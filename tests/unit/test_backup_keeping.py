@@ -234,6 +234,18 @@ def test_prune_spares_what_a_run_needs_and_waits_for_its_end(site: Site, five: l
     site.run("keep", five[1])  # keeping is possible all the same
 
 
+def test_a_verdict_that_comes_meanwhile_counts(
+    site: Site, five: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finds_the_newest_two_bad(*_: object, **__: object) -> None:
+        for backup_id in five[-2:]:
+            site.verify(backup_id, "0" * 64, "its tail is missing")
+
+    monkeypatch.setattr("dbha.cli.keeping.confirm", finds_the_newest_two_bad)
+    site.run("prune")
+    assert site.ids() == five, "what was to go is now among the last 2 good ones"
+
+
 @pytest.mark.parametrize("arguments", [("prune", "--yes"), ("create",), ("delete", "latest", "--yes")])
 def test_while_another_run_goes_on_nothing_is_deleted(
     site: Site, five: list[str], arguments: tuple[str, ...]
