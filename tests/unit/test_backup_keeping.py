@@ -1,6 +1,11 @@
 """Marks, and `dbha backup keep | delete | prune | check` on a directory store, without any server."""
 
 import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -280,6 +285,50 @@ def test_a_store_that_fails_says_what_is_left(
     assert site.store.list()[1].status is Status.INTERRUPTED
     site.run("prune", "--yes")
     assert len(site.ids()) == 3
+
+
+@pytest.fixture
+def sixty(site: Site) -> list[str]:
+    """As many backups, so that a process can be met in the middle of deleting all but the last two."""
+    return [site.backup(days=days, verified=True) for days in range(60, 0, -1)]
+
+
+@contextmanager
+def pruning(site: Site) -> Iterator["subprocess.Popen[bytes]"]:
+    """Yield a process that is in the middle of it."""
+    argv = [sys.executable, "-c", "from dbha.cli.main import main; main()", "-c", str(site.configuration)]
+    with subprocess.Popen(
+        [*argv, "backup", "prune", "--yes"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while len(site.ids()) > 55:
+            assert process.poll() is None
+        yield process
+
+
+def test_a_prune_that_is_killed_is_finished_by_the_next(site: Site, sixty: list[str]) -> None:
+    with pruning(site) as process:
+        process.kill()
+    left = site.store.list()
+    assert 2 < len(left) <= 55 and set(sixty[-2:]) <= {each.id for each in left}
+    assert {each.status for each in left} <= {Status.COMPLETE, Status.INTERRUPTED}
+    site.run("prune", "--yes")
+    assert site.ids() == sixty[-2:]
+
+
+def test_a_prune_that_is_asked_to_stop_ends_between_two(site: Site, sixty: list[str]) -> None:
+    with pruning(site) as process:
+        process.terminate()
+    assert process.returncode == 143
+    assert len(site.ids()) > 2
+    assert {each.status for each in site.store.list()} == {Status.COMPLETE}
+
+
+def test_while_one_prunes_another_is_refused(site: Site, sixty: list[str]) -> None:
+    with pruning(site) as process:
+        process.send_signal(signal.SIGSTOP)
+        site.run("prune", "--yes", expect=9)
+        process.send_signal(signal.SIGCONT)
+    assert (process.returncode, site.ids()) == (0, sixty[-2:])
 
 
 def check(site: Site, *options: str, expect: int) -> str:
