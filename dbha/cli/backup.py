@@ -50,7 +50,9 @@ def create(app: App, label: str, verify: bool, prune: bool, as_json: bool) -> No
         plan = backup_plan(spec, app.site.shelf)
         outcome = holding.start(WORKFLOW, spec.model_dump(mode="json"), plan, app.watch)
         if policy is not None:
-            pruning = Pruning(app.site.shelf.store, policy, app.journal.unfinished)
+            # Its own run counts as needing it: by a clock that went back, the newest may not look so.
+            runs = [app.journal.run(outcome.run_id)]
+            pruning = Pruning(app.site.shelf.store, policy, lambda: [*runs, *app.journal.unfinished()])
             pruned = tuple(decision.id for decision in keeping.carry_out(app, controller, pruning))
     backup = _find(app, spec.backup_id)
     if as_json:
