@@ -98,8 +98,11 @@ def connect(
     connect_timeout_s: float = 3,
     read_timeout_s: float | None = None,
     signature: str = "",
+    unix_socket: str | None = None,
 ) -> Iterator[Session]:
     """Yield a session on `node`; `read_timeout_s` bounds each answer, None waits as long as it takes.
+
+    With `unix_socket` that is the way, and the node's address does not matter.
 
     `signature` is an SQL comment that each statement begins with, so that it can be told whose it is.
 
@@ -110,6 +113,7 @@ def connect(
         connection = pymysql.connect(
             host=node.address,
             port=node.port,
+            unix_socket=unix_socket,
             user=account.user,
             password=account.password.reveal(),
             connect_timeout=max(1, round(connect_timeout_s)),

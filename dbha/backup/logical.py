@@ -6,7 +6,6 @@ used when tables cannot be imported on every node.
 
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +13,10 @@ from pathlib import Path
 from dbha.backup.aside import create_database, drop_tables_and_database
 from dbha.backup.children import start
 from dbha.backup.definitions import DatabaseDefinition
-from dbha.backup.prepared import MARKER
+from dbha.backup.private_server import SOCKET, private_server
 from dbha.cluster.handle import Cluster
 from dbha.errors import DbhaError
 from dbha.inventory import Node
-
-_START_DEADLINE_S = 120
-_STOP_DEADLINE_S = 120
-_SOCKET, _LOG = "dbha-private.sock", "dbha-private.log"
 
 
 class LogicalRestoreError(DbhaError):
@@ -49,50 +44,10 @@ def restore_logically(
             _load(cluster, writer, prepared, database)
 
 
-@contextmanager
-def private_server(datadir: Path) -> Iterator[None]:
-    """Run a server on a prepared backup, outside any cluster, reachable only by a socket in that directory.
-
-    The server writes to it, so its tables can no longer be imported: it loses its mark of being whole.
-    """
-    (datadir / MARKER).unlink(missing_ok=True)
-    with start(_server_argv(datadir), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            _wait_for(datadir, server)
-            yield
-        finally:
-            server.terminate()
-            try:
-                server.wait(_STOP_DEADLINE_S)
-            except subprocess.TimeoutExpired:
-                server.kill()
-
-
-def _server_argv(datadir: Path) -> tuple[str, ...]:
-    """Return the command of the server. The socket's path has to be short: it is one from the data directory."""
-    user = ("--user=root",) if os.geteuid() == 0 else ()
-    return (
-        "mariadbd", "--no-defaults", f"--datadir={datadir}", f"--socket={_SOCKET}", f"--log-error={datadir / _LOG}",
-        "--pid-file=dbha-private.pid", "--skip-networking", "--skip-grant-tables", "--wsrep-on=OFF",
-        f"--tmpdir={datadir}", "--innodb-buffer-pool-size=128M", "--skip-log-bin", *user,
-    )  # fmt: skip
-
-
-def _wait_for(datadir: Path, server: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + _START_DEADLINE_S
-    ping = ("mariadb-admin", "--no-defaults", f"--socket={_SOCKET}", "ping")
-    while subprocess.run(ping, capture_output=True, check=False, cwd=datadir).returncode != 0:
-        if server.poll() is not None or time.monotonic() > deadline:
-            log = datadir / _LOG
-            words = log.read_text(errors="replace")[-400:] if log.exists() else "no log"
-            raise LogicalRestoreError(f"the private server on the backup does not start: {words}")
-        time.sleep(0.1)
-
-
 def _load(cluster: Cluster, writer: Node, datadir: Path, database: str) -> None:
     """Pipe a dump of one database into the cluster; every exit status counts."""
     dump_argv = (
-        "mariadb-dump", "--no-defaults", f"--socket={_SOCKET}", "--single-transaction", "--skip-lock-tables",
+        "mariadb-dump", "--no-defaults", f"--socket={SOCKET}", "--single-transaction", "--skip-lock-tables",
         "--skip-add-locks", "--routines", "--events", "--triggers", "--hex-blob", database,
     )  # fmt: skip
     with client_options(cluster, writer) as (option, descriptor):

@@ -46,9 +46,10 @@ class Prepared:
     def unfinished(self) -> Iterator[Path]:
         """Yield an empty directory to make the tree in; it is gone afterwards unless it was published.
 
-        Its name is new each time: a prepare that outlived its controller may still write to an older one.
+        Its name is new each time: a prepare that outlived its controller may still write to an older one. What
+        is left of others, of any backup, goes: only one process at a time makes trees in a place.
         """
-        for leftover in self._staging.glob(f"{self.path.name}.*.partial"):
+        for leftover in self._staging.glob("*.partial"):
             shutil.rmtree(leftover, ignore_errors=True)
         partial = Path(mkdtemp(prefix=f"{self.path.name}.", suffix=".partial", dir=self._staging))
         try:
