@@ -1,4 +1,4 @@
-"""What is known of a backup: its manifest and what its last verification found, as canonical JSON.
+"""What is known of a backup: its manifest and what its verifications found, as canonical JSON.
 
 Each is one JSON object in canonical form (keys sorted, no spaces but a newline at the end) that carries the
 sha256 of itself without that key, so a changed byte anywhere in the file is refused when it is read.
@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
+from dbha.backup.levels import Level
 from dbha.errors import FoundWrongError
 
 _ID = r"\d{8}T\d{6}Z-[0-9a-f]{4}"
@@ -54,6 +55,19 @@ class DefinitionsFile(Record):
     sha256: Sha256
 
 
+class RowCounts(Record):
+    """How many rows tables had when the copy began, and by how many that may have changed until it ended.
+
+    `tables` has the count of each `database.table`; `added` and `removed` are the most rows that can have come
+    and gone in any of them meanwhile. `why_not` says why nothing, or not everything, was counted.
+    """
+
+    tables: dict[str, int] = Field(default_factory=dict)
+    added: int = 0
+    removed: int = 0
+    why_not: str = ""
+
+
 class Manifest(Record):
     """Everything about one complete backup. It is written last: a backup exists when its manifest does."""
 
@@ -75,22 +89,47 @@ class Manifest(Record):
     stream: StreamFile
     definitions: DefinitionsFile
     data_bytes: int
+    rows: RowCounts | None = None
     dbha_version: str
 
 
-class Verification(Record):
-    """What the last verification of a backup found; `prepared` is the tree it left for a restore, if any."""
+def _level_of_old(value: object) -> object:
+    return Level.PREPARE if value == "prepared" else value  # the only level of dbha 0.1, by its name of then
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
-    backup: BackupId
-    level: Literal["prepared"] = "prepared"  # hashed, unpacked, prepared, and every table exported
+
+class Verdict(Record):
+    """What one verification found. `level` is the one it reached or, when it is bad, the one it failed at."""
+
+    level: Annotated[Level, BeforeValidator(_level_of_old)] = Level.PREPARE
     outcome: Literal["good", "bad"]
     problem: str = ""
+    note: str = ""  # what was not, or not exactly, compared
     when: datetime
     stream_sha256: Sha256
     tool_version: str
     dbha_version: str
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing was wrong."""
+        return self.outcome == "good"
+
+
+class Verification(Verdict):
+    """The verdict on a backup that counts, and in `history` those that were ever given, the newest last.
+
+    `prepared` is the tree that was left for a restore, if any. Records of dbha 0.1 have no history.
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    backup: BackupId
+    history: tuple[Verdict, ...] = ()
     prepared: Path | None = Field(default=None, exclude=True)
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """All verdicts that are known, the newest last."""
+        return self.history or (Verdict.model_validate(self.model_dump()),)
 
 
 def new_backup_id(now: datetime | None = None) -> str:

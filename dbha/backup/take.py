@@ -21,6 +21,7 @@ from dbha.backup.pipeline import (
     receive,
     started,
 )
+from dbha.backup.rows import counting_rows
 from dbha.backup.store import Draft, Store, stored_ratio
 from dbha.backup.tool_files import (
     BINLOG_FILES,
@@ -130,17 +131,24 @@ class _Taking:
     def copy_to(self, draft: Draft, databases: Sequence[str], ratio: float | None) -> tuple[bytes, Manifest]:
         """Return the definitions, as they are to be stored, and the manifest of what is in the draft then."""
         created = datetime.now(UTC)
-        with ThreadPoolExecutor(1) as pool, started(self._cluster.transport(self._donor)) as command:
+        with (
+            ThreadPoolExecutor(1) as pool,
+            started(self._cluster.transport(self._donor)) as command,
+            counting_rows(self._cluster, self._donor, databases, wanted=self._policy.count_rows) as counting,
+        ):
             before = self._look(databases)
             self._on_line(f"copying {self._donor} ({in_mib(before.data_bytes)} of tables)")
             reading = pool.submit(self._read_definitions, before, databases)
             expected_bytes = stored_estimate(before.data_bytes, ratio)
             flow = _Flow(draft, expected_bytes, self._on_bytes, before_first=reading.result)
+            counting.wait_for_snapshot()
             report = self._receive(command, before, flow)
+            rows = counting.result()
             definitions = reading.result()
         self._require_same_structure(before, definitions)
         content = definitions.model_dump_json(by_alias=True).encode()
-        return content, self._manifest(created, before, flow, report, content)
+        manifest = self._manifest(created, before, flow, report, content)
+        return content, manifest.model_copy(update={"rows": rows})
 
     def _look(self, databases: Sequence[str]) -> _Before:
         with self._cluster.session(self._donor) as session:

@@ -116,6 +116,7 @@ class BackupPolicy(Section):
     copy_threads: PositiveInt = 2
     retention: RetentionPolicy | None = None
     check: BackupCheckPolicy = BackupCheckPolicy()
+    count_rows: bool = True
 
 
 class UpgradePolicy(Section):
