@@ -79,21 +79,35 @@ class Console:
         if not self.talk.is_terminal:
             yield StepReporter(self, None, total)
             return
+        with self._bars() as progress:
+            yield StepReporter(self, progress, total)
+
+    @contextmanager
+    def task(self, title: str) -> Iterator["TaskReporter"]:
+        """Yield what is told how far one piece of work is that is no run."""
+        if not self.talk.is_terminal:
+            yield TaskReporter(self, title, None)
+            return
+        with self._bars() as progress:
+            yield TaskReporter(self, title, progress)
+
+    def _bars(self) -> Progress:
         columns = (
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), _AmountColumn(),
             TimeElapsedColumn(),
         )  # fmt: skip
-        with Progress(*columns, console=self.talk, transient=True) as progress:
-            yield StepReporter(self, progress, total)
+        return Progress(*columns, console=self.talk, transient=True)
 
 
 class _AmountColumn(ProgressColumn):
-    """Bytes done, of how many, and how fast; nothing for a step that has none to tell."""
+    """Bytes done, of how many, and how fast, or things counted; nothing for a step that has none to tell."""
 
     def render(self, task: Task) -> Text:
         """Return the text for one bar."""
         if not task.completed:
             return Text("")
+        if what := task.fields.get("what"):
+            return Text(in_number(what, int(task.completed), int(task.total or 0)), style="progress.download")
         amount = in_bytes(int(task.completed))
         if task.total:
             amount += f" of about {in_bytes(int(task.total))}"
@@ -125,14 +139,20 @@ class StepReporter:
             self._console.say(f"        {text}", style="dim")
 
     def step_measured(self, step: Step, done: int, total: int | None) -> None:
+        self._show(step, f"{in_bytes(done)} of {in_bytes(total or done)}", done, total, "")
+
+    def step_counted(self, step: Step, what: str, done: int, total: int) -> None:
+        self._show(step, in_number(what, done, total), done, total, what)
+
+    def _show(self, step: Step, text: str, done: int, total: int | None, what: str) -> None:
         with self._lock:
             if self._progress is not None and step.name in self._bars:
-                self._progress.update(self._bars[step.name], completed=done, total=total)
+                self._progress.update(self._bars[step.name], completed=done, total=total, what=what)
                 return
             now = time.monotonic()
             if now - self._last_measure.setdefault(step.name, now) >= _MEASURE_INTERVAL_S:
                 self._last_measure[step.name] = now
-                self._console.say(f"        {step.title}: {in_bytes(done)} of {in_bytes(total or done)}")
+                self._console.say(f"        {step.title}: {text}")
 
     def step_done(self, step: Step, facts: Facts, seconds: float) -> None:
         note = f", {facts['note']}" if "note" in facts else ""
@@ -155,6 +175,39 @@ class StepReporter:
                 self._progress.remove_task(self._bars.pop(step.name))
             number = f"[{self._ended}/{self._total}]"
         self._console.talk.print(f"{escape(number):>7} {escape(step.title)} ... [{style}]{outcome}[/{style}]")
+
+
+class TaskReporter:
+    """Shows how far one piece of work is. Called from several threads."""
+
+    def __init__(self, console: Console, title: str, progress: Progress | None) -> None:
+        self._console = console
+        self._title = title
+        self._progress = progress
+        self._bar = progress.add_task(escape(title), total=None) if progress else None
+        self._last_line = time.monotonic()
+        self._lock = threading.Lock()
+
+    def measure(self, done: int, total: int) -> None:
+        """Tell how many bytes are done, of how many."""
+        self._show(f"{in_bytes(done)} of {in_bytes(total)}", done, total, "")
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Tell how many `files`, or whatever is counted, are done, of how many."""
+        self._show(in_number(what, done, total), done, total, what)
+
+    def _show(self, text: str, done: int, total: int, what: str) -> None:
+        with self._lock:
+            if self._progress is not None and self._bar is not None:
+                self._progress.update(self._bar, completed=done, total=total, what=what)
+            elif time.monotonic() - self._last_line >= _MEASURE_INTERVAL_S:
+                self._last_line = time.monotonic()
+                self._console.say(f"{self._title}: {text}", style="dim")
+
+
+def in_number(what: str, done: int, total: int) -> str:
+    """Return how many are done for people: `12 of 312 tables`."""
+    return f"{done} of {total} {what}"
 
 
 def in_bytes(count: int) -> str:

@@ -1,13 +1,22 @@
 """Taking a backup, as a plan."""
 
-from pydantic import BaseModel, ConfigDict
+from functools import partial
+from typing import Annotated
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from dbha.backup.levels import Level
 from dbha.backup.shelf import Shelf
 from dbha.console import in_bytes
 from dbha.errors import BackupFailedError, FoundWrongError
 from dbha.journal import Facts
 from dbha.workflow import Plan, Step, StepContext
 from dbha.workflow.plan import stage
+
+
+def _level_of_old(value: object) -> object:
+    """Return what dbha 0.1, which knew one level, meant in the journal."""
+    return {True: Level.PREPARE, False: None}.get(value, value) if isinstance(value, bool) else value
 
 
 class BackupSpec(BaseModel):
@@ -20,7 +29,7 @@ class BackupSpec(BaseModel):
     donor_reasons: dict[str, str]
     label: str
     backup_bytes: int
-    verify: bool
+    verify: Annotated[Level | None, BeforeValidator(_level_of_old)]
 
 
 def backup_plan(spec: BackupSpec, shelf: Shelf) -> Plan:
@@ -31,15 +40,14 @@ def backup_plan(spec: BackupSpec, shelf: Shelf) -> Plan:
         manifest = shelf.take(donor, spec.backup_id, label=spec.label, context=context)
         return {"id": manifest.id, "seqno": manifest.seqno, "note": in_bytes(manifest.stream.stored_bytes)}
 
-    def verify(context: StepContext) -> Facts:
+    def verify(level: Level, context: StepContext) -> Facts:
         try:
-            shelf.prepared(spec.backup_id, context.measure)
+            shelf.verify(spec.backup_id, level, context)
         except FoundWrongError as error:
             raise BackupFailedError(str(error), hint=error.hint) from error
-        shelf.forget_prepared(spec.backup_id)
-        return {}
+        return {"level": level, "note": level}
 
     steps = [stage(Step("backup", f"take a backup on {spec.donor}", take))]
     if spec.verify:
-        steps.append(stage(Step("verify", "verify the backup", verify)))
+        steps.append(stage(Step("verify", "verify the backup", partial(verify, spec.verify))))
     return Plan(title=f"backup {spec.backup_id}", forward=tuple(steps))

@@ -22,6 +22,7 @@ SOCKET, LOG = "dbha-private.sock", "dbha-private.log"
 _START_DEADLINE_S = 120
 _STOP_DEADLINE_S = 120
 _ENDED_DEADLINE_S = 10
+_SHOWN = 3  # of what it complained about: the first is the cause
 _LEAST_POOL_BYTES = 128 << 20
 # What the files themselves depend on; everything else of the donor's configuration does not matter here.
 _LAYOUT = ("innodb_data_file_path", "innodb_page_size", "innodb_undo_tablespaces")
@@ -32,7 +33,8 @@ class PrivateServerError(DbhaError):
     """The server did not start, or ended by itself; `log` is what it said last, `ended` how, if it did."""
 
     def __init__(self, message: str, *, log: str, ended: int | None) -> None:
-        super().__init__(f"{message}: {log[-400:] or 'it left no log'}")
+        errors = [line.partition("[ERROR] ")[2] for line in log.splitlines() if "[ERROR] " in line]
+        super().__init__(f"{message}: {'; '.join(errors[:_SHOWN]) or log[-400:] or 'it left no log'}")
         self.log = log
         self.ended = ended
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dbha.backup.definitions import Definitions
 from dbha.backup.directory_store import DirectoryStore
+from dbha.backup.levels import Level
 from dbha.backup.manifest import Manifest, ServiceState
 from dbha.backup.store import Status
 from dbha.backup.take import take_backup
@@ -53,6 +54,20 @@ class Shelf:
             on_line=context.say,
             timeout_s=self.configuration.limits.backup_timeout_s,
         )
+
+    def verify(self, backup_id: str, level: Level, context: StepContext) -> None:
+        """Verify a backup and keep nothing of it but the verdict. Raises FoundWrongError when it is not good."""
+        with _PREPARING:
+            verify(
+                self.store,
+                backup_id,
+                self.staging,
+                on_bytes=context.measure,
+                on_count=context.count,
+                keep=False,
+                patience_s=_PATIENCE_S,
+                level=level,
+            )
 
     def prepared(self, backup_id: str, on_bytes: Callable[[int, int], None]) -> Path:
         """Return the verified, unpacked and prepared backup; one that is there already is used again.

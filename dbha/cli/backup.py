@@ -8,6 +8,7 @@ import click
 from dbha.backup.donor import choose_donor
 from dbha.backup.estimate import check_room, local_room, staging_needs, store_needs
 from dbha.backup.keep import refuse_kept
+from dbha.backup.levels import Level
 from dbha.backup.manifest import new_backup_id
 from dbha.backup.plans import BackupSpec, backup_plan
 from dbha.backup.pruning import Pruning
@@ -24,6 +25,13 @@ from dbha.upgrade.site import Site
 from dbha.workflow import Plan
 
 WORKFLOW = "backup"
+LEVEL = click.Choice([level.value for level in Level])
+PROVEN = {
+    Level.HASH: "every stored byte is as it was written",
+    Level.PREPARE: "every byte was read, and it can be restored",
+    Level.PAGES: "it can be restored, and every page has its checksum",
+    Level.BOOT: "a server runs on it, and all of its tables are whole",
+}
 
 
 @click.group("backup")
@@ -37,16 +45,22 @@ for verb in (keeping.keep, keeping.prune, backup_check.command):
 
 @command.command("create")
 @click.option("--label", default="", help="A word to find it by.")
-@click.option("--verify", is_flag=True, help="Prove that it can be restored: unpack and prepare it.")
+@click.option(
+    "--verify",
+    type=LEVEL,
+    is_flag=False,
+    flag_value=Level.PREPARE.value,
+    help=f"Prove that it can be restored; without a LEVEL: {Level.PREPARE}.",
+)
 @click.option("--prune", is_flag=True, help="Once it is complete, delete what `dbha backup prune` would.")
 @json_option
 @click.pass_obj
-def create(app: App, label: str, verify: bool, prune: bool, as_json: bool) -> None:
+def create(app: App, label: str, verify: str | None, prune: bool, as_json: bool) -> None:
     """Take a backup from a synced node that is not the writer. Exits 6 when no good backup was made."""
     policy = keeping.policy_of(app) if prune else None
     pruned: tuple[str, ...] = ()
     with app.controller() as controller, controller.holding(WORKFLOW) as holding:
-        spec = _decide(app.site, label, verify=verify)
+        spec = _decide(app.site, label, verify=Level(verify) if verify else None)
         plan = backup_plan(spec, app.site.shelf)
         outcome = holding.start(WORKFLOW, spec.model_dump(mode="json"), plan, app.watch)
         if policy is not None:
@@ -58,7 +72,8 @@ def create(app: App, label: str, verify: bool, prune: bool, as_json: bool) -> No
     if as_json:
         app.console.json({"run": outcome.run_id, "backup": backup_as_json(backup), "pruned": pruned})
         return
-    app.console.line(f"{backup.id}  {in_bytes(backup.stored_bytes)}  {'verified' if backup.verified else ''}")
+    verified = f"verified ({spec.verify})" if spec.verify else ""
+    app.console.line(f"{backup.id}  {in_bytes(backup.stored_bytes)}  {verified}".rstrip())
 
 
 def plan_again(app: App, record: RunRecord) -> Plan:
@@ -75,14 +90,18 @@ def list_backups(app: App, as_json: bool) -> None:
     if as_json:
         app.console.json([backup_as_json(backup) for backup in backups])
         return
+    show_why = any(backup.reason for backup in backups)
     app.console.table(
-        ("BACKUP", "STATUS", "VERIFIED", "STORED", "DATA", "SEQNO", "KEPT", "LABEL"),
+        (
+            "BACKUP", "STATUS", "VERIFIED", "STORED", "DATA", "SEQNO", "KEPT", "LABEL",
+            *(["WHY"] if show_why else []),
+        ),
         [
             (
-                backup.id, backup.status.value, f"{_verified(backup)}", in_bytes(backup.stored_bytes),
+                backup.id, backup.status.value, in_verdict(backup), in_bytes(backup.stored_bytes),
                 in_bytes(backup.manifest.data_bytes) if backup.manifest else "-",
                 str(backup.manifest.seqno) if backup.manifest else "-", _kept(backup),
-                (backup.manifest.label if backup.manifest else backup.reason)[:60],
+                backup.manifest.label if backup.manifest else "", *([backup.reason] if show_why else []),
             )
             for backup in backups
         ],
@@ -99,33 +118,62 @@ def show(app: App, backup_id: str, as_json: bool) -> None:
     if as_json:
         app.console.json(backup_as_json(backup))
         return
-    for name, value in backup_as_json(backup).items():
-        app.console.line(f"{name:>13}  {', '.join(value) if isinstance(value, list) else value}")
+    shown = backup_as_json(backup)
+    verdicts = shown.pop("verdicts")
+    for name, value in shown.items():
+        app.console.line(f"{name:>14}  {', '.join(value) if isinstance(value, list) else value}")
+    for verdict in verdicts:
+        words = verdict["problem"] or verdict["note"]
+        line = f"{verdict['when'][:16]} {verdict['outcome']} at {verdict['level']}"
+        app.console.line(f"{'verdict':>14}  {line}{f': {words}' if words else ''}")
     if backup.manifest:
         for name, service in backup.manifest.services.items():
             heads = ", ".join(
                 f"{database} {'/'.join(found) or 'empty'}" for database, found in service.heads.items()
             )
-            app.console.line(f"{name:>13}  {service.release}: {heads}")
+            app.console.line(f"{name:>14}  {service.release}: {heads}")
 
 
 @command.command("verify")
 @click.argument("backup_id", metavar="[ID]", default="latest")
+@click.option(
+    "--level",
+    type=LEVEL,
+    default=Level.PREPARE.value,
+    show_default=True,
+    help="How much to prove; each includes the ones before it.",
+)
 @json_option
 @click.pass_obj
-def verify(app: App, backup_id: str, as_json: bool) -> None:
-    """Prove that a backup can be restored: hash, unpack and prepare all of it. Exits 1 when it cannot."""
-    shelf = app.site.shelf
+def verify(app: App, backup_id: str, level: str, as_json: bool) -> None:
+    """Prove that a backup can be restored, and record the verdict. Exits 1 when it cannot.
+
+    hash: read every stored byte. prepare: also unpack and prepare all of it. pages: also check every page. boot:
+    also start a server on it, check every table, and compare tables, schema heads and rows.
+    """
+    shelf, wanted = app.site.shelf, Level(level)
     resolved = resolve(shelf.store.list(), backup_id)
     manifest = shelf.store.manifest(resolved)
-    check_room([local_room("the place to prepare it in", shelf.staging, staging_needs(manifest.data_bytes))])
-    verification = verify_backup(
-        shelf.store, resolved, shelf.staging, on_bytes=lambda done, total: None, keep=False
-    )
+    if wanted is not Level.HASH:
+        check_room(
+            [local_room("the place to prepare it in", shelf.staging, staging_needs(manifest.data_bytes))]
+        )
+    with app.console.task(f"verify {resolved} ({wanted})") as task:
+        found = verify_backup(
+            shelf.store,
+            resolved,
+            shelf.staging,
+            on_bytes=task.measure,
+            on_count=task.count,
+            keep=False,
+            level=wanted,
+        )
     if as_json:
-        app.console.json({"backup": resolved, "verification": verification.model_dump(mode="json")})
+        verification = found.model_dump(mode="json", exclude={"history"})
+        app.console.json({"backup": resolved, "verification": verification})
         return
-    app.console.line(f"{resolved} is good: every byte was read, and it can be restored")
+    note = f"; {found.note}" if found.note else ""
+    app.console.line(f"{resolved} is good: {PROVEN[wanted]}{note}")
 
 
 @command.command("delete")
@@ -145,7 +193,7 @@ def delete(app: App, backup_id: str, yes: bool) -> None:
     app.console.line(f"{resolved} is deleted")
 
 
-def _decide(site: Site, label: str, *, verify: bool) -> BackupSpec:
+def _decide(site: Site, label: str, *, verify: Level | None) -> BackupSpec:
     """Return where the backup is read from. Raises UnsafeError when no node will do, or there is no room."""
     if missing := [tool for tool in ("mariadb-backup", "mbstream", "zstd") if shutil.which(tool) is None]:
         raise UnreachableError(f"not installed: {', '.join(missing)}", hint="dbha check")
@@ -156,7 +204,7 @@ def _decide(site: Site, label: str, *, verify: bool) -> BackupSpec:
     size = site.data_bytes(site.cluster.node(choice.node))
     store = site.shelf.store
     rooms = [local_room("the backup store", store.directory, store_needs(size, stored_ratio(store.list())))]
-    if verify:
+    if verify and verify is not Level.HASH:
         rooms.append(local_room("the place to prepare it in", site.shelf.staging, staging_needs(size)))
     check_room(rooms)
     return BackupSpec(
@@ -181,7 +229,9 @@ def _kept(backup: StoredBackup) -> str:
     return str(backup.mark.until or "yes")
 
 
-def _verified(backup: StoredBackup) -> str:
-    if backup.verification is None:
+def in_verdict(backup: StoredBackup) -> str:
+    """Return the verdict on a backup for the list: `boot 2026-11-23 06:10`, with `BAD at` before a bad one."""
+    known = backup.verification
+    if known is None:
         return "-"
-    return f"{backup.verification.when:%Y-%m-%d %H:%M}" if backup.verified else "BAD"
+    return f"{'' if backup.verified else 'BAD at '}{known.level} {known.when:%Y-%m-%d %H:%M}"

@@ -80,7 +80,8 @@ def show(app: App, status: ClusterStatus, *, as_json: bool) -> None:
 def _show_backup_and_runs(app: App, status: ClusterStatus) -> None:
     if status.last_backup:
         backup = status.last_backup
-        verified = "verified" if backup.verified else "not verified"
+        level = backup.verification.level if backup.verified and backup.verification else None
+        verified = f"verified ({level})" if level else "not verified"
         app.console.line(f"last backup {backup.id}, {in_bytes(backup.stored_bytes)}, {verified}")
     else:
         app.console.line("no backup yet     dbha backup create")

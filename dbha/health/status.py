@@ -130,7 +130,7 @@ def backup_as_json(backup: StoredBackup) -> dict[str, Any]:
         "kind": manifest.kind if manifest else None,
         "status": backup.status.value,
         "reason": backup.reason,
-        "verified": backup.verification.when.isoformat() if backup.verified and backup.verification else None,
+        **_verification_as_json(backup),
         "created": backup.created.isoformat(),
         "label": manifest.label if manifest else "",
         "size_bytes": manifest.data_bytes if manifest else None,
@@ -142,6 +142,22 @@ def backup_as_json(backup: StoredBackup) -> dict[str, Any]:
         "kept": mark is not None,
         "kept_until": mark.until.isoformat() if mark and mark.until else None,
         "kept_note": mark.note if mark else "",
+    }
+
+
+def _verification_as_json(backup: StoredBackup) -> dict[str, Any]:
+    """Return how often it was looked at, and what counts of that: `verified` is when it last passed, at any level."""
+    known = backup.verification
+    verdicts = known.verdicts if known else ()
+    passed = [verdict.when.isoformat() for verdict in verdicts if verdict.good]
+    return {
+        "verified": passed[-1] if backup.verified else None,
+        "verified_level": known.level.value if known and backup.verified else None,
+        "verified_at": known.when.isoformat() if known and backup.verified else None,
+        "verdicts": [
+            verdict.model_dump(mode="json", include={"when", "level", "outcome", "problem", "note"})
+            for verdict in verdicts
+        ],
     }
 
 

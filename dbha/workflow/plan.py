@@ -40,6 +40,7 @@ class StepContext:
     interrupted: bool  # an earlier attempt was cut off, so its effect may be there in part or whole
     say: Callable[[str], None]
     measure: Callable[[int, int | None], None]  # bytes done, bytes in all if known
+    count: Callable[[str, int, int], None]  # what is counted (`files`), how many are done, how many there are
     guard: Callable[[], None]  # raises LeaseLostError; to be called before each effect of a long step
 
 

@@ -51,6 +51,9 @@ class Told:
     def step_measured(self, step: Step, done: int, total: int | None) -> None:
         self.lines.append(f"{step.name}: {done} of {total}")
 
+    def step_counted(self, step: Step, what: str, done: int, total: int) -> None:
+        self.lines.append(f"{step.name}: {done} of {total} {what}")
+
     def step_done(self, step: Step, facts: Facts, seconds: float) -> None:
         self.lines.append(f"{step.name} done")
 
@@ -687,6 +690,7 @@ def test_the_observer_hears_everything_in_order(bench: Bench) -> None:
     def talk(context: StepContext) -> Facts:
         context.say("half of it")
         context.measure(1, 2)
+        context.count("files", 3, 4)
         return {}
 
     plan = plan_of(
@@ -695,5 +699,6 @@ def test_the_observer_hears_everything_in_order(bench: Bench) -> None:
     with pytest.raises(BrokenError):
         bench.execute(plan)
     assert bench.observer.lines == [
-        "a", "a: half of it", "a: 1 of 2", "a done", "b", "b failed", "going back", "undo a-undo", "a-undo done",
+        "a", "a: half of it", "a: 1 of 2", "a: 3 of 4 files", "a done", "b", "b failed", "going back",
+        "undo a-undo", "a-undo done",
     ]  # fmt: skip

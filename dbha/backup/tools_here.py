@@ -1,0 +1,50 @@
+"""Whether the tools that a verification needs are on this machine, and of the right series."""
+
+import shutil
+import subprocess
+
+from dbha.backup.levels import Level
+from dbha.backup.manifest import Manifest
+from dbha.backup.tool_files import series_of
+from dbha.errors import UnreachableError, UnsafeError
+
+_TOOLS = {
+    Level.PREPARE: ("mariadb-backup", "mbstream", "zstd"),
+    Level.PAGES: ("innochecksum",),
+    Level.BOOT: ("mariadbd", "mariadb-admin"),
+}
+
+
+def require_tools(manifest: Manifest, level: Level) -> str:
+    """Return the version of mariadb-backup here; it, and a server, must be of the series that took the backup."""
+    tools = [tool for of, tools in _TOOLS.items() if level.includes(of) for tool in tools]
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        raise UnreachableError(
+            f"{', '.join(missing)} is not installed on this machine",
+            hint=f"apt-get install mariadb-backup zstd{' mariadb-server' if level.includes(Level.PAGES) else ''}",
+        )
+    done = subprocess.run(("mariadb-backup", "--version"), capture_output=True, text=True, check=False)
+    version = (done.stdout + done.stderr).partition("server ")[2].split(" ")[0]
+    if level.includes(Level.BOOT):
+        _require_server_of(manifest)
+    if series_of(version) != series_of(manifest.tool_version):
+        raise UnsafeError(
+            f"backup {manifest.id} was taken by mariadb-backup {manifest.tool_version} and cannot be prepared"
+            f" by {version or 'an unknown version'}",
+            hint=f"install mariadb-backup {series_of(manifest.tool_version)} on this machine, then verify again",
+        )
+    return version
+
+
+def _require_server_of(manifest: Manifest) -> None:
+    done = subprocess.run(
+        ("mariadbd", "--no-defaults", "--version"), capture_output=True, text=True, check=False
+    )
+    version = done.stdout.partition("Ver ")[2].split(" ")[0]
+    if series_of(version) != series_of(manifest.server_version):
+        raise UnsafeError(
+            f"backup {manifest.id} is of MariaDB {manifest.server_version}, and the server here is of"
+            f" {version or 'an unknown version'}",
+            hint=f"install mariadb-server {series_of(manifest.server_version)} here, or verify with --level pages",
+        )
