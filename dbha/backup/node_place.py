@@ -10,13 +10,14 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import BinaryIO
 
 from dbha.backup.tool_files import GALERA_FILES, INFO_FILES, galera_position
 from dbha.cluster.handle import Cluster
 from dbha.cluster.saved_state import STATE_FILE, VIEW_FILE, SavedState, parse_state, state_text
 from dbha.errors import DbhaError, FoundWrongError
 from dbha.inventory import Node
+from dbha.transport import RunningCommand
 
 _TIMEOUT_S = 6 * 3600
 _READ_BYTES = 1 << 20
@@ -59,13 +60,6 @@ class NodePlaceError(DbhaError):
     """A node's data directory could not be made or exchanged."""
 
 
-class Readable(Protocol):
-    """What bytes are read from."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes, and b"" at the end."""
-
-
 @dataclass(frozen=True, slots=True)
 class NodePlace:
     """The place of one run on one node; `guard` is called before each effect."""
@@ -79,21 +73,21 @@ class NodePlace:
         """The directory on the node that holds what comes and what was."""
         return f"{self.node.datadir}.dbha/{self.run_id}"
 
-    def stage(self, stream: Readable, on_bytes: Callable[[int], None]) -> str:
+    def stage(self, stream: BinaryIO, on_block: Callable[[bytes], None]) -> str:
         """Unpack a compressed stream into a directory with a new name and return its path on the node.
 
-        `on_bytes` gets the stored bytes sent so far. Raises NodePlaceError when a tool on the way failed.
+        `on_block` gets every block of the stream, also those after a tool gave up. Raises NodePlaceError when one
+        did.
         """
-        name, sent_bytes = f"stage-{secrets.token_hex(4)}", 0
+        name = f"stage-{secrets.token_hex(4)}"
         argv = ("bash", "-c", _UNPACK, "bash", self.path, name)
         with self.cluster.transport(self.node).open(argv) as unpacking:
             said = threading.Thread(target=_drain, args=(unpacking.read,))
             said.start()
-            with contextlib.suppress(BrokenPipeError):  # its exit status and last words say why
-                while block := stream.read(_READ_BYTES):
-                    unpacking.write(block)
-                    sent_bytes += len(block)
-                    on_bytes(sent_bytes)
+            is_reading = True
+            while block := stream.read(_READ_BYTES):
+                on_block(block)
+                is_reading = is_reading and _written(unpacking, block)
             unpacking.close_stdin()
             said.join()
             if unpacking.wait(timeout_s=_TIMEOUT_S) != 0:
@@ -210,3 +204,12 @@ class NodePlace:
 def _drain(read: Callable[[], bytes]) -> None:
     while read():
         pass
+
+
+def _written(command: RunningCommand, block: bytes) -> bool:
+    """Write the block; return False when nobody reads any more, and the exit status will say why."""
+    try:
+        command.write(block)
+    except BrokenPipeError:
+        return False
+    return True

@@ -5,13 +5,13 @@ exchanged, and the nodes begin a history of their own: one that was left out, or
 data can come back only by a full state transfer, and never merge its past into it.
 """
 
-import hashlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from dbha.backup.bad_backup import BadBackupError
 from dbha.backup.definitions import fingerprint
 from dbha.backup.manifest import Manifest
 from dbha.backup.node_place import NodePlace, NodePlaceError
@@ -23,6 +23,7 @@ from dbha.backup.proof import (
     require_equal,
 )
 from dbha.backup.store import Store
+from dbha.backup.stored_bytes import StoredBytes, opened
 from dbha.cluster.bootstrap import begin_history, start_nodes, stop_nodes, wait_until_synced
 from dbha.cluster.handle import Cluster, side_by_side
 from dbha.cluster.saved_state import SavedState, furthest, view_text
@@ -114,12 +115,8 @@ class WholeRestore(Directories):
 
         Raises FoundWrongError when the backup is not what its manifest says, NodePlaceError when a tool failed.
         """
-        place, expected = self.place(node), self.manifest.stream
-        with self.store.open_stream(self.manifest.id) as stream:
-            hashing = _Hashing(stream)
-            directory = place.stage(hashing, lambda sent: on_bytes(sent, expected.stored_bytes))
-        if (hashing.total_bytes, hashing.digest.hexdigest()) != (expected.stored_bytes, expected.sha256):
-            raise self._bad("the stream was changed since it was taken")
+        place = self.place(node)
+        directory = self._unpack(place, on_bytes)
         place.prepare(directory, self._prepare_memory_bytes(node))
         found, wanted = place.position(directory), (self.manifest.cluster_state_uuid, self.manifest.seqno)
         if found != wanted:
@@ -191,21 +188,23 @@ class WholeRestore(Directories):
         on_host = sum(each.ssh == node.ssh for each in self.cluster.nodes)
         return max(_LEAST_MEMORY_BYTES, min(int(available) * 1024 // 2 // on_host, _MOST_MEMORY_BYTES))
 
+    def _unpack(self, place: NodePlace, on_bytes: Callable[[int, int], None]) -> str:
+        """Return where the backup was unpacked. What a tool says of a stream that was changed is not the cause."""
+        seen = StoredBytes(self.manifest, on_bytes)
+        try:
+            with opened(self.store, self.manifest) as stream:
+                directory = place.stage(stream, seen.take)
+        except NodePlaceError:
+            self._require_whole(seen)
+            raise
+        self._require_whole(seen)
+        return directory
+
+    def _require_whole(self, seen: StoredBytes) -> None:
+        try:
+            seen.require_whole()
+        except BadBackupError as error:
+            raise self._bad(str(error)) from error
+
     def _bad(self, problem: str) -> DbhaError:
         return FoundWrongError(f"backup {self.manifest.id} is not good: {problem}", hint="dbha backup list")
-
-
-@dataclass(slots=True)
-class _Hashing:
-    """A stream that is hashed as it is read."""
-
-    stream: BinaryIO
-    total_bytes: int = 0
-    digest: Any = field(default_factory=hashlib.sha256)
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes, and b"" at the end."""
-        block = self.stream.read(size)
-        self.digest.update(block)
-        self.total_bytes += len(block)
-        return block

@@ -161,6 +161,7 @@ def test_a_flipped_byte_is_found_before_anything_stops(cloud: Cloud) -> None:
         said = restore(cloud, expect=1)
     finally:
         stream.write_bytes(content)
+    assert "the stream was changed since it was taken" in said.stderr
     assert "nothing was changed" in said.stderr
     require_as_before(cloud, before)
 
