@@ -138,8 +138,7 @@ class RowCounting:
         try:
             with self._cluster.session(self._donor, read_timeout_s=_READ_TIMEOUT_S) as session:
                 self._connection_id = int(session.value("SELECT CONNECTION_ID()"))
-                self._structure = change_counters(session)
-                self._before = open_snapshot(session)
+                self._before, self._structure = open_snapshot(session)
                 self._opened.set()
                 self._count(session)
         except DbhaError as error:  # the backup is no worse for it; its manifest says why
@@ -211,20 +210,22 @@ def counting_rows(
         running.result()  # nothing but a bug is left to be raised
 
 
-def open_snapshot(session: Session) -> Changes:
+def open_snapshot(session: Session) -> tuple[Changes, dict[str, int]]:
     """Begin a consistent snapshot, and return what had been changed before it: never more, or it is among `pending`.
 
-    Raises NotCountableError.
+    With it come the counters of statements that change structure. Raises NotCountableError.
     """
     session.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-    before = read_changes(session)
-    time.sleep(_CACHE_AGE_S)
+    before, read_at_s = read_changes(session), time.monotonic()
+    structure = change_counters(session)
+    time.sleep(max(0.0, read_at_s + _CACHE_AGE_S - time.monotonic()))
     # In this order: whatever the snapshot does not see is open now, if it wrote anything before the counters.
     open_ones = session.rows(_OPEN_TRANSACTIONS)
     if any(row["in_bulk"] for row in open_ones):
         raise NotCountableError("a dump was being loaded when the copy began")
     session.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
-    return Changes(before.written, before.deleted, sum(int(row["changed"]) for row in open_ones))
+    pending = sum(int(row["changed"]) for row in open_ones)
+    return Changes(before.written, before.deleted, pending), structure
 
 
 def read_changes(session: Session) -> Changes:

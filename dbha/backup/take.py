@@ -133,8 +133,8 @@ class _Taking:
         created = datetime.now(UTC)
         with (
             ThreadPoolExecutor(1) as pool,
-            started(self._cluster.transport(self._donor)) as command,
             counting_rows(self._cluster, self._donor, databases, wanted=self._policy.count_rows) as counting,
+            started(self._cluster.transport(self._donor)) as command,
         ):
             before = self._look(databases)
             self._on_line(f"copying {self._donor} ({in_mib(before.data_bytes)} of tables)")
