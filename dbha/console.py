@@ -74,6 +74,22 @@ class Console:
             yield lambda done, wanted: progress.update(task, completed=done, total=wanted)
 
     @contextmanager
+    def amount(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Yield a function that is told the bytes done so far, of about `total`."""
+        if not self.talk.is_terminal:
+            yield _PlainAmount(self, title, total).tell
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            _AmountColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self.talk, transient=True) as progress:
+            task = progress.add_task(escape(title), total=total)
+            yield lambda done: progress.update(task, completed=done)
+
+    @contextmanager
     def steps(self, total: int) -> Iterator["StepReporter"]:
         """Yield an observer for a run of so many steps."""
         if not self.talk.is_terminal:
@@ -113,6 +129,22 @@ class _AmountColumn(ProgressColumn):
             amount += f" of about {in_bytes(int(task.total))}"
         speed = task.finished_speed or task.speed
         return Text(f"{amount}, {in_bytes(int(speed))}/s" if speed else amount, style="progress.download")
+
+
+class _PlainAmount:
+    """Bytes done as a line now and then, for where there is no terminal."""
+
+    def __init__(self, console: Console, title: str, total: int) -> None:
+        self._console, self._title, self._total = console, title, total
+        self._began_s = self._said_s = time.monotonic()
+
+    def tell(self, done: int) -> None:
+        now_s = time.monotonic()
+        if now_s - self._said_s < _MEASURE_INTERVAL_S:
+            return
+        self._said_s = now_s
+        rate = in_bytes(int(done / (now_s - self._began_s)))
+        self._console.say(f"{self._title}: {in_bytes(done)} of {in_bytes(self._total)}, {rate}/s")
 
 
 class StepReporter:

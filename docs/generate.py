@@ -195,7 +195,7 @@ def _default_of(key: str, value: Mapping[str, Any], required: list[str]) -> str:
         return "none"
     if isinstance(default, dict):
         return f"`kind: {default['kind']}`" if "kind" in default else "its defaults"
-    return "none" if default == [] else f"`{default}`"
+    return "none" if default in ([], "") else f"`{default}`"
 
 
 def _keys(

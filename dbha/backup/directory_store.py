@@ -23,6 +23,8 @@ PARTIAL, FAILED, DELETING = ".partial", ".failed", ".deleting"
 MANIFEST, VERIFICATION, FAILURE, LOG = "manifest.json", "verification.json", "failure.json", "backup.log"
 MARK = "keep.json"
 _LOOKS = 20  # while others publish and delete; nobody does so that often
+STREAM = "stream.mbs.zst"  # while it is written; then it is called what the manifest says
+_BLOCK_BYTES = 1 << 20
 
 
 class DirectoryStore:
@@ -31,12 +33,20 @@ class DirectoryStore:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def begin(self, backup_id: str) -> "DirectoryDraft":
+    @property
+    def where(self) -> str:
+        """See Store."""
+        return str(self.directory)
+
+    def begin(self, backup_id: str, *, go_on: bool = False) -> "DirectoryDraft":
         """See Store."""
         if not BACKUP_ID.fullmatch(backup_id):
             raise UsageError(f"this is not the id of a backup: {backup_id}")
-        if self._place(backup_id) is not None:
+        place = self._place(backup_id)
+        if place is not None and (not go_on or place.name == backup_id):
             raise UsageError(f"there is already a backup {backup_id}")
+        if place is not None and place.name != f"{backup_id}{PARTIAL}":  # failed, or half deleted
+            self.delete(backup_id)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return DirectoryDraft(self.directory, backup_id)
 
@@ -51,7 +61,7 @@ class DirectoryStore:
         """See Store."""
         return _read_manifest(self.directory / backup_id)
 
-    def definitions(self, backup_id: str) -> Definitions:
+    def definitions_file(self, backup_id: str) -> bytes:
         """See Store."""
         expected = self.manifest(backup_id).definitions
         content = _read(self.directory / backup_id / expected.file, backup_id)
@@ -59,7 +69,11 @@ class DirectoryStore:
             raise FoundWrongError(
                 f"the definitions of backup {backup_id} are damaged", hint="dbha backup list"
             )
-        return Definitions.model_validate_json(content)
+        return content
+
+    def definitions(self, backup_id: str) -> Definitions:
+        """See Store."""
+        return Definitions.model_validate_json(self.definitions_file(backup_id))
 
     def open_stream(self, backup_id: str) -> BinaryIO:
         """See Store."""
@@ -97,6 +111,9 @@ class DirectoryStore:
         existing = next(path for path in (self.directory, *self.directory.parents) if path.exists())
         return shutil.disk_usage(existing).free
 
+    def close(self) -> None:
+        """See Store."""
+
     def _look_once(self) -> tuple[StoredBackup, ...]:
         if not self.directory.is_dir():
             return ()
@@ -121,10 +138,20 @@ class DirectoryDraft:
     def __init__(self, directory: Path, backup_id: str) -> None:
         self._directory, self._id = directory, backup_id
         self._partial = directory / f"{backup_id}{PARTIAL}"
-        self._partial.mkdir(mode=0o700)
+        self._partial.mkdir(mode=0o700, exist_ok=True)
         self._lock = os.open(self._partial, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._stream = open(self._partial / "stream.mbs.zst", "xb", buffering=0, opener=_private)  # noqa: SIM115
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise BusyError(f"backup {backup_id} is being written") from error
+        self._stream = open(self._partial / STREAM, "ab", buffering=0, opener=_private)  # noqa: SIM115
+
+    def kept(self) -> Iterator[bytes]:
+        """See Draft."""
+        with (self._partial / STREAM).open("rb") as stream:
+            while block := stream.read(_BLOCK_BYTES):
+                yield block
 
     def write(self, block: bytes) -> None:
         """See Draft."""
@@ -136,7 +163,7 @@ class DirectoryDraft:
         """See Draft."""
         os.fsync(self._stream.fileno())
         self._stream.close()
-        (self._partial / "stream.mbs.zst").replace(self._partial / manifest.stream.file)
+        (self._partial / STREAM).replace(self._partial / manifest.stream.file)
         _write_durably(self._partial / manifest.definitions.file, definitions)
         _write_durably(self._partial / MANIFEST, sealed(manifest))
         _sync_directory(self._partial)
@@ -154,6 +181,11 @@ class DirectoryDraft:
             _write_durably(self._partial / FAILURE, json.dumps({"schema": 1, "reason": reason}).encode())
             self._partial.rename(self._directory / f"{self._id}{FAILED}")
             _sync_directory(self._directory)
+        os.close(self._lock)
+
+    def leave(self) -> None:
+        """See Draft."""
+        self._stream.close()
         os.close(self._lock)
 
 

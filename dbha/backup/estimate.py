@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbha.backup.store import Store
 from dbha.database import Session
 from dbha.errors import UnreachableError, UnsafeError
 from dbha.transport import LocalTransport, Transport
@@ -74,6 +75,14 @@ def room_at(place: str, transport: Transport, directory: str, needed_bytes: int)
     if done.returncode != 0 or len(words) != 2 or not words[1].isdigit():
         raise UnreachableError(f"{place}: cannot tell the free room at {directory} on {transport.host}")
     return Room(place, f"{transport.host}:{words[0]}", needed_bytes, int(words[1]))
+
+
+def room_in(store: Store, needed_bytes: int) -> tuple[Room, ...]:
+    """Return the room in a store; nothing when the store does not tell, as with S3."""
+    if store.directory is not None:
+        return (local_room("the backup store", store.directory, needed_bytes),)
+    free_bytes = store.free_bytes()
+    return () if free_bytes is None else (Room(store.where, store.where, needed_bytes, free_bytes),)
 
 
 def check_room(rooms: Iterable[Room]) -> None:

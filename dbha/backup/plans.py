@@ -30,6 +30,7 @@ class BackupSpec(BaseModel):
     label: str
     backup_bytes: int
     verify: Annotated[Level | None, BeforeValidator(_level_of_old)]
+    store: str = ""  # the one of the configuration
 
 
 def backup_plan(spec: BackupSpec, shelf: Shelf) -> Plan:

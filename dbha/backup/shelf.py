@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dbha.backup.definitions import Definitions
-from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.levels import Level
 from dbha.backup.manifest import Manifest, ServiceState
-from dbha.backup.store import Status
+from dbha.backup.store import Status, Store
 from dbha.backup.take import take_backup
 from dbha.backup.verify import verify
 from dbha.cluster.handle import Cluster
@@ -28,7 +27,7 @@ class Shelf:
     """Takes, verifies and hands out backups; `state_of_services` says what the services are at now."""
 
     cluster: Cluster
-    store: DirectoryStore
+    store: Store
     staging: Path
     configuration: Configuration
     state_of_services: Callable[[Node], Mapping[str, ServiceState]]

@@ -1,9 +1,10 @@
 """Where backups are kept: the protocol of every store, and the words for what lies in one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from dbha.backup.definitions import Definitions
@@ -54,8 +55,14 @@ class StoredBackup:
 class Draft(Protocol):
     """A backup that is being written. Nothing of it counts before `publish` returned."""
 
+    def kept(self) -> Iterator[bytes]:
+        """Yield what an interrupted attempt left of the stream; what is written then is appended to it.
+
+        To be read to its end before the first `write`. Empty where `write` itself knows what is there already.
+        """
+
     def write(self, block: bytes) -> None:
-        """Append to the stream. Raises OSError when the store cannot take it."""
+        """Append to the stream. Raises OSError or StoreUnreachableError when the store cannot take it."""
 
     def publish(self, definitions: bytes, manifest: Manifest) -> None:
         """Make the backup complete: all of it durable first, the manifest last, then its name."""
@@ -63,18 +70,38 @@ class Draft(Protocol):
     def abandon(self, reason: str, log: bytes) -> None:
         """Delete the data; keep the reason and the log, to be seen. Never raises for a full disk."""
 
+    def leave(self) -> None:
+        """Let go of it as it is, so that `begin` with `go_on` can go on from there. Never raises for a full disk."""
+
 
 class Store(Protocol):
-    """Keeps backups. What it lists is read anew each time; there is no catalogue that could disagree."""
+    """Keeps backups. What it lists is read anew each time; there is no catalogue that could disagree.
 
-    def begin(self, backup_id: str) -> Draft:
-        """Start to write a backup. Raises UsageError when there is one with this id."""
+    Every call may raise StoreUnreachableError when the store is somewhere else.
+    """
+
+    @property
+    def where(self) -> str:
+        """The store, in words for a message."""
+
+    @property
+    def directory(self) -> Path | None:
+        """Where it is on this machine; None for a store that is somewhere else."""
+
+    def begin(self, backup_id: str, *, go_on: bool = False) -> Draft:
+        """Start to write a backup; with `go_on` take up one that is not complete and that nobody writes.
+
+        Raises UsageError when there is one with this id, BusyError when another process writes it.
+        """
 
     def list(self) -> Sequence[StoredBackup]:
         """Return all backups, also those that failed, in the order of their ids."""
 
     def manifest(self, backup_id: str) -> Manifest:
         """Return a manifest. Raises FoundWrongError when it is damaged or not there."""
+
+    def definitions_file(self, backup_id: str) -> bytes:
+        """Return the definitions as they are stored. Raises FoundWrongError as `definitions` does."""
 
     def definitions(self, backup_id: str) -> Definitions:
         """Return the definitions. Raises FoundWrongError when they are not what the manifest says."""
@@ -97,8 +124,11 @@ class Store(Protocol):
         Raises UsageError for an unknown id, and BusyError while it is being written.
         """
 
-    def free_bytes(self) -> int:
-        """Return how much more the store can take, in bytes."""
+    def free_bytes(self) -> int | None:
+        """Return how much more the store can take, in bytes; None when it does not tell."""
+
+    def close(self) -> None:
+        """Let go of connections, if there are any."""
 
 
 def resolve(backups: Sequence[StoredBackup], name: str) -> str:

@@ -1,4 +1,4 @@
-"""`dbha backup create | list | show | verify | delete`; what keeps them and checks them is in modules of its own."""
+"""`dbha backup create | list | show | verify | delete`; what copies, keeps and checks is in modules of its own."""
 
 import shutil
 from datetime import UTC, datetime
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import click
 
 from dbha.backup.donor import choose_donor
-from dbha.backup.estimate import check_room, local_room, staging_needs, store_needs
+from dbha.backup.estimate import check_room, local_room, room_in, staging_needs, store_needs
 from dbha.backup.keep import refuse_kept
 from dbha.backup.levels import Level
 from dbha.backup.manifest import new_backup_id
@@ -16,7 +16,8 @@ from dbha.backup.store import StoredBackup, resolve, stored_ratio
 from dbha.backup.verify import verify as verify_backup
 from dbha.cli import backup_check, keeping
 from dbha.cli.app import App
-from dbha.cli.options import confirm, json_option, yes_option
+from dbha.cli.backup_copy import copy
+from dbha.cli.options import confirm, json_option, store_option, yes_option
 from dbha.console import in_bytes
 from dbha.errors import UnreachableError
 from dbha.health.status import backup_as_json
@@ -39,7 +40,7 @@ def command() -> None:
     """Take, list, verify, keep and delete backups of the whole cluster."""
 
 
-for verb in (keeping.keep, keeping.prune, backup_check.command):
+for verb in (copy, keeping.keep, keeping.prune, backup_check.command):
     command.add_command(verb)
 
 
@@ -53,22 +54,23 @@ for verb in (keeping.keep, keeping.prune, backup_check.command):
     help=f"Prove that it can be restored; without a LEVEL: {Level.PREPARE}.",
 )
 @click.option("--prune", is_flag=True, help="Once it is complete, delete what `dbha backup prune` would.")
+@store_option
 @json_option
 @click.pass_obj
-def create(app: App, label: str, verify: str | None, prune: bool, as_json: bool) -> None:
+def create(app: App, label: str, verify: str | None, prune: bool, store: str, as_json: bool) -> None:
     """Take a backup from a synced node that is not the writer. Exits 6 when no good backup was made."""
     policy = keeping.policy_of(app) if prune else None
     pruned: tuple[str, ...] = ()
     with app.controller() as controller, controller.holding(WORKFLOW) as holding:
-        spec = _decide(app.site, label, verify=Level(verify) if verify else None)
-        plan = backup_plan(spec, app.site.shelf)
+        spec = _decide(app, label, verify=Level(verify) if verify else None, store_name=store)
+        plan = backup_plan(spec, app.site.shelf_of(store))
         outcome = holding.start(WORKFLOW, spec.model_dump(mode="json"), plan, app.watch)
         if policy is not None:
             # Its own run counts as needing it: by a clock that went back, the newest may not look so.
             runs = [app.journal.run(outcome.run_id)]
-            pruning = Pruning(app.site.shelf.store, policy, lambda: [*runs, *app.journal.unfinished()])
+            pruning = Pruning(app.site.store_of(store), policy, lambda: [*runs, *app.journal.unfinished()])
             pruned = tuple(decision.id for decision in keeping.carry_out(app, controller, pruning))
-    backup = _find(app, spec.backup_id)
+    backup = _find(app, spec.backup_id, store)
     if as_json:
         app.console.json({"run": outcome.run_id, "backup": backup_as_json(backup), "pruned": pruned})
         return
@@ -78,43 +80,75 @@ def create(app: App, label: str, verify: str | None, prune: bool, as_json: bool)
 
 def plan_again(app: App, record: RunRecord) -> Plan:
     """Return the plan of a backup that is being taken up."""
-    return backup_plan(BackupSpec.model_validate(record.arguments), app.site.shelf)
+    spec = BackupSpec.model_validate(record.arguments)
+    return backup_plan(spec, app.site.shelf_of(spec.store))
 
 
 @command.command("list")
+@store_option
+@click.option(
+    "--all-stores", is_flag=True, help="The backups of every store; exits 5 when one does not answer."
+)
 @json_option
 @click.pass_obj
-def list_backups(app: App, as_json: bool) -> None:
+def list_backups(app: App, store: str, all_stores: bool, as_json: bool) -> int:
     """List all backups, oldest first, also those that failed."""
-    backups = app.site.shelf.store.list()
+    policy = app.configuration.backup
+    names = tuple(policy.stores) if all_stores else (store or policy.store,)
+    found, silent = _in_stores(app, names)
     if as_json:
-        app.console.json([backup_as_json(backup) for backup in backups])
-        return
-    show_why = any(backup.reason for backup in backups)
+        app.console.json([{**backup_as_json(backup), "store": name} for name, backup in found])
+        return silent
+    show_why = any(backup.reason for _, backup in found)
     app.console.table(
-        (
-            "BACKUP", "STATUS", "VERIFIED", "STORED", "DATA", "SEQNO", "KEPT", "LABEL",
-            *(["WHY"] if show_why else []),
-        ),
+        (*(("STORE",) if all_stores else ()), *_COLUMNS, *(("WHY",) if show_why else ())),
         [
             (
-                backup.id, backup.status.value, in_verdict(backup), in_bytes(backup.stored_bytes),
-                in_bytes(backup.manifest.data_bytes) if backup.manifest else "-",
-                str(backup.manifest.seqno) if backup.manifest else "-", _kept(backup),
-                backup.manifest.label if backup.manifest else "", *([backup.reason] if show_why else []),
+                *((name,) if all_stores else ()),
+                *_row(backup),
+                *((backup.reason,) if show_why else ()),
             )
-            for backup in backups
+            for name, backup in found
         ],
+    )
+    return silent
+
+
+def _in_stores(app: App, names: tuple[str, ...]) -> tuple[list[tuple[str, StoredBackup]], int]:
+    """Return the backups of stores, oldest first, and the exit code: a silent one of several hides no other."""
+    found: list[tuple[str, StoredBackup]] = []
+    exit_code = 0
+    for name in names:
+        try:
+            found += [(name, backup) for backup in app.site.store_of(name).list()]
+        except UnreachableError as error:
+            if len(names) == 1:
+                raise
+            app.console.say(f"error: {error}", style="bold red")
+            exit_code = error.exit_code
+    return sorted(found, key=lambda each: each[1].id), exit_code
+
+
+_COLUMNS = ("BACKUP", "STATUS", "VERIFIED", "STORED", "DATA", "SEQNO", "KEPT", "LABEL")
+
+
+def _row(backup: StoredBackup) -> tuple[str, ...]:
+    manifest = backup.manifest
+    return (
+        backup.id, backup.status.value, in_verdict(backup), in_bytes(backup.stored_bytes),
+        in_bytes(manifest.data_bytes) if manifest else "-", str(manifest.seqno) if manifest else "-",
+        _kept(backup), manifest.label if manifest else "",
     )  # fmt: skip
 
 
 @command.command("show")
 @click.argument("backup_id", metavar="[ID]", default="latest")
+@store_option
 @json_option
 @click.pass_obj
-def show(app: App, backup_id: str, as_json: bool) -> None:
+def show(app: App, backup_id: str, store: str, as_json: bool) -> None:
     """Show one backup; `latest` is the newest complete one."""
-    backup = _find(app, backup_id)
+    backup = _find(app, backup_id, store)
     if as_json:
         app.console.json(backup_as_json(backup))
         return
@@ -143,15 +177,16 @@ def show(app: App, backup_id: str, as_json: bool) -> None:
     show_default=True,
     help="How much to prove; each includes the ones before it.",
 )
+@store_option
 @json_option
 @click.pass_obj
-def verify(app: App, backup_id: str, level: str, as_json: bool) -> None:
+def verify(app: App, backup_id: str, level: str, store: str, as_json: bool) -> None:
     """Prove that a backup can be restored, and record the verdict. Exits 1 when it cannot.
 
     hash: read every stored byte. prepare: also unpack and prepare all of it. pages: also check every page. boot:
     also start a server on it, check every table, and compare tables, schema heads and rows.
     """
-    shelf, wanted = app.site.shelf, Level(level)
+    shelf, wanted = app.site.shelf_of(store), Level(level)
     resolved = resolve(shelf.store.list(), backup_id)
     manifest = shelf.store.manifest(resolved)
     if wanted is not Level.HASH:
@@ -178,32 +213,36 @@ def verify(app: App, backup_id: str, level: str, as_json: bool) -> None:
 
 @command.command("delete")
 @click.argument("backup_id", metavar="ID")
+@store_option
 @yes_option
 @click.pass_obj
-def delete(app: App, backup_id: str, yes: bool) -> None:
+def delete(app: App, backup_id: str, store: str, yes: bool) -> None:
     """Delete a backup, or what a failed one left; never one that `dbha backup keep` marked."""
-    store = app.site.shelf.store
-    resolved = resolve(store.list(), backup_id)
-    refuse_kept(resolved, _find(app, resolved).mark, datetime.now(UTC))
+    backups = app.site.store_of(store)
+    resolved = resolve(backups.list(), backup_id)
+    refuse_kept(resolved, _find(app, resolved, store).mark, datetime.now(UTC))
     with app.controller() as controller, controller.holding("backup delete"):
-        confirm(app.console, f"backup {resolved} is deleted", yes=yes)
+        confirm(app.console, f"backup {resolved} is deleted from {backups.where}", yes=yes)
         with keeping.marks_of(app):
-            refuse_kept(resolved, _find(app, resolved).mark, datetime.now(UTC))
-            store.delete(resolved)
+            refuse_kept(resolved, _find(app, resolved, store).mark, datetime.now(UTC))
+            backups.delete(resolved)
     app.console.line(f"{resolved} is deleted")
 
 
-def _decide(site: Site, label: str, *, verify: Level | None) -> BackupSpec:
+def _decide(app: App, label: str, *, verify: Level | None, store_name: str) -> BackupSpec:
     """Return where the backup is read from. Raises UnsafeError when no node will do, or there is no room."""
     if missing := [tool for tool in ("mariadb-backup", "mbstream", "zstd") if shutil.which(tool) is None]:
         raise UnreachableError(f"not installed: {', '.join(missing)}", hint="dbha check")
+    site: Site = app.site
     states = site.observe()
     verdict = site.verdict_of(states)
     site.writer_by(verdict)  # where nobody serves, that is the reason, and not what each candidate lacks
     choice = choose_donor(site.candidates(states, verdict))
     size = site.data_bytes(site.cluster.node(choice.node))
-    store = site.shelf.store
-    rooms = [local_room("the backup store", store.directory, store_needs(size, stored_ratio(store.list())))]
+    store = site.store_of(store_name)
+    rooms = [*room_in(store, store_needs(size, stored_ratio(store.list())))]
+    if not rooms:
+        app.console.say(f"{store.where} does not tell how much room it has: not checked", style="dim")
     if verify and verify is not Level.HASH:
         rooms.append(local_room("the place to prepare it in", site.shelf.staging, staging_needs(size)))
     check_room(rooms)
@@ -214,11 +253,12 @@ def _decide(site: Site, label: str, *, verify: Level | None) -> BackupSpec:
         label=label,
         backup_bytes=size,
         verify=verify,
+        store=store_name,
     )
 
 
-def _find(app: App, name: str) -> StoredBackup:
-    backups = app.site.shelf.store.list()
+def _find(app: App, name: str, store: str) -> StoredBackup:
+    backups = app.site.store_of(store).list()
     resolved = resolve(backups, name)
     return next(backup for backup in backups if backup.id == resolved)
 

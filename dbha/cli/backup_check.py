@@ -8,7 +8,7 @@ from dbha.backup.checks import Known, Result, Sizes, check, nagios_line, worst
 from dbha.backup.pruning import listed
 from dbha.backup.store import StoredBackup
 from dbha.cli.app import App
-from dbha.cli.options import json_option
+from dbha.cli.options import json_option, store_option
 from dbha.errors import ConfigurationError, DbhaError, UnreachableError, UsageError
 
 _NAGIOS_UNKNOWN = 3
@@ -18,9 +18,10 @@ _NAGIOS_UNKNOWN = 3
 @click.option(
     "--nagios", is_flag=True, help="Print one line with figures; exit 0, 1, 2 or 3 as a plugin does."
 )
+@store_option
 @json_option
 @click.pass_obj
-def command(app: App, nagios: bool, as_json: bool) -> int:
+def command(app: App, nagios: bool, store: str, as_json: bool) -> int:
     """Test the backups: age, size, failures, number, room. Exits 0 when all is well, 1 when not.
 
     The limits are in `backup.check` of the configuration. No node is asked, and none has to be up.
@@ -28,8 +29,8 @@ def command(app: App, nagios: bool, as_json: bool) -> int:
     if nagios and as_json:
         raise UsageError("--nagios and --json are two forms of the answer; choose one")
     if nagios:
-        return _as_plugin(app)
-    results = _results(app)
+        return _as_plugin(app, store)
+    results = _results(app, store)
     if as_json:
         app.console.json({"level": worst(results).name, "tests": [_as_json(result) for result in results]})
     else:
@@ -38,10 +39,10 @@ def command(app: App, nagios: bool, as_json: bool) -> int:
     return 1 if worst(results) else 0
 
 
-def _as_plugin(app: App) -> int:
+def _as_plugin(app: App, store: str) -> int:
     """Print what Nagios reads; there an error is the state UNKNOWN, and its words belong on stdout."""
     try:
-        results = _results(app)
+        results = _results(app, store)
     except DbhaError as error:
         problems = error.problems if isinstance(error, ConfigurationError) else ()
         app.console.line(f"BACKUP UNKNOWN - {'; '.join([str(error), *problems])}".replace("|", "/"))
@@ -50,8 +51,8 @@ def _as_plugin(app: App) -> int:
     return int(worst(results))
 
 
-def _results(app: App) -> tuple[Result, ...]:
-    store, now = app.site.store, datetime.now(UTC)
+def _results(app: App, store_name: str) -> tuple[Result, ...]:
+    store, now = app.site.store_of(store_name), datetime.now(UTC)
     try:
         backups, free_bytes = store.list(), store.free_bytes()
     except OSError as error:

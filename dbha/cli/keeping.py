@@ -10,7 +10,7 @@ from dbha.backup.pruning import Pruning, retention_of
 from dbha.backup.retention import Decision
 from dbha.backup.store import Status, StoredBackup, resolve
 from dbha.cli.app import App
-from dbha.cli.options import at_a_terminal, confirm, json_option, yes_option
+from dbha.cli.options import at_a_terminal, confirm, json_option, store_option, yes_option
 from dbha.cluster.control import Controller
 from dbha.cluster.lock import ControllerLock
 from dbha.config.model import RetentionPolicy
@@ -28,21 +28,24 @@ _TO_KEEP = (Status.COMPLETE, Status.BAD, Status.DAMAGED)
 )
 @click.option("--note", default="", help="Why; it is shown with the backup.")
 @click.option("--clear", is_flag=True, help="Take the mark away again.")
+@store_option
 @json_option
 @click.pass_obj
-def keep(app: App, backup_id: str, until: datetime | None, note: str, clear: bool, as_json: bool) -> None:
+def keep(
+    app: App, backup_id: str, until: datetime | None, note: str, clear: bool, store: str, as_json: bool
+) -> None:
     """Mark a backup, so that neither `dbha backup prune` nor `dbha backup delete` removes it."""
     if clear and until:
         raise UsageError("--until is about keeping, and --clear is its end")
     if until and until.date() < datetime.now(UTC).date():
         raise UsageError(f"{until:%Y-%m-%d} is in the past")
-    store = app.site.store
+    kept_in = app.site.store_of(store)
     with marks_of(app):
-        backups = store.list()
+        backups = kept_in.list()
         resolved = resolve(backups, backup_id)
         _refuse_unless_whole(next(backup for backup in backups if backup.id == resolved))
         mark = _mark(resolved, until.date() if until else None, note, kept=not clear)
-        store.record_mark(mark)
+        kept_in.record_mark(mark)
     if as_json:
         app.console.json({"backup": resolved, "mark": mark.model_dump(mode="json", by_alias=True)})
         return
@@ -56,21 +59,22 @@ def keep(app: App, backup_id: str, until: datetime | None, note: str, clear: boo
     help="Only say what would be deleted; so it is on a terminal unless you say --no-dry-run.",
 )
 @click.option("--bad", is_flag=True, help="Also delete bad and damaged ones.")
+@store_option
 @yes_option
 @json_option
 @click.pass_obj
-def prune(app: App, dry_run: bool | None, bad: bool, yes: bool, as_json: bool) -> int:
+def prune(app: App, dry_run: bool | None, bad: bool, store: str, yes: bool, as_json: bool) -> int:
     """Delete the backups that no rule of `backup.retention` wants, and what cut off ones left.
 
     Says of every backup whether it stays, and why. The last verified one stays always.
     """
     policy = policy_of(app)
     if at_a_terminal() if dry_run is None else dry_run:
-        pruning = Pruning(app.site.store, policy, app.journal.unfinished, also_spoilt=bad)
+        pruning = Pruning(app.site.store_of(store), policy, app.journal.unfinished, also_spoilt=bad)
         _show(app, pruning, as_json=as_json, dry_run=True, gone=())
         return 0
     with app.controller(with_cluster=False) as controller, controller.holding(WORKFLOW):
-        pruning = Pruning(app.site.store, policy, app.journal.unfinished, also_spoilt=bad)
+        pruning = Pruning(app.site.store_of(store), policy, app.journal.unfinished, also_spoilt=bad)
         if not as_json:
             _show(app, pruning, as_json=False, dry_run=False, gone=())
         if pruning.deletions:

@@ -17,6 +17,13 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(command)
 
 
+def store_option(command: Command) -> Command:
+    """Add `--store`."""
+    return click.option(
+        "--store", default="", metavar="NAME", help="This backup store, instead of the one of `backup.store`."
+    )(command)
+
+
 def yes_option(command: Command) -> Command:
     """Add `--yes`."""
     return click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")(command)

@@ -8,7 +8,7 @@ from dbha.backup.manifest import Manifest
 from dbha.backup.node_host import look_at
 from dbha.backup.store import Status, Store, resolve
 from dbha.cli.app import App
-from dbha.cli.options import confirm, json_option, yes_option
+from dbha.cli.options import confirm, json_option, store_option, yes_option
 from dbha.cluster.handle import side_by_side
 from dbha.errors import FoundWrongError, UnsafeError, UsageError
 from dbha.journal import RunRecord
@@ -40,6 +40,7 @@ WORKFLOW = "restore"
 @click.option(
     "--forget", metavar="RUN", help="Remove the old data that this restore of the whole cluster kept."
 )
+@store_option
 @click.option("--dry-run", is_flag=True, help="Show the plan that would run, and stop.")
 @yes_option
 @json_option
@@ -51,6 +52,7 @@ def command(
     accept_missing: tuple[str, ...],
     undo: str | None,
     forget: str | None,
+    store: str,
     dry_run: bool,
     yes: bool,
     as_json: bool,
@@ -75,15 +77,15 @@ def command(
         _forget(app, forget, yes=yes)
         return
     if not services:
-        _whole(app, backup_id, accept_missing, dry_run=dry_run, yes=yes, as_json=as_json)
+        _whole(app, backup_id, accept_missing, store, dry_run=dry_run, yes=yes, as_json=as_json)
         return
     if accept_missing:
         raise UsageError("--accept-missing is for the whole cluster, not for a service")
     if dry_run:
-        _show(app, restore_plan(_decide(app.site, backup_id, services), app.site))
+        _show(app, restore_plan(_decide(app.site, backup_id, services, store), app.site))
         return
     with app.controller() as controller, controller.holding(WORKFLOW) as holding:
-        spec = _decide(app.site, backup_id, services)
+        spec = _decide(app.site, backup_id, services, store)
         names = ", ".join(each.service for each in spec.services)
         confirm(app.console, f"what {names} wrote since backup {spec.backup_id} is replaced", yes=yes)
         outcome = holding.start(
@@ -97,15 +99,22 @@ def command(
 
 
 def _whole(
-    app: App, backup_id: str, accept_missing: tuple[str, ...], *, dry_run: bool, yes: bool, as_json: bool
+    app: App,
+    backup_id: str,
+    accept_missing: tuple[str, ...],
+    store: str,
+    *,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
 ) -> None:
     site = app.site
     if dry_run:
-        spec = _decide_whole(site, backup_id, accept_missing)
+        spec = _decide_whole(site, backup_id, accept_missing, store)
         _show(app, whole_restore_plan(spec, site, app.journal.has_ended))
         return
     with app.controller(with_cluster=False) as controller, controller.holding(WHOLE) as holding:
-        spec = _decide_whole(site, backup_id, accept_missing)
+        spec = _decide_whole(site, backup_id, accept_missing, store)
         question = f"all data of {', '.join(spec.nodes)} is replaced by that of backup {spec.backup_id}"
         confirm(app.console, question, yes=yes)
         plan = whole_restore_plan(spec, site, app.journal.has_ended)
@@ -170,12 +179,15 @@ def plan_whole_again(app: App, record: RunRecord) -> Plan:
     return whole_restore_plan(spec, app.site, app.journal.has_ended)
 
 
-def _decide_whole(site: Site, name: str, accept_missing: tuple[str, ...]) -> WholeRestoreSpec:
+def _decide_whole(
+    site: Site, name: str, accept_missing: tuple[str, ...], store_name: str
+) -> WholeRestoreSpec:
     """Return what is restored. Raises UnsafeError, UnreachableError or UsageError before anything is touched."""
-    store, cluster = site.shelf.store, site.cluster
+    store, cluster = site.store_of(store_name), site.cluster
     manifest = _manifest(store, resolve(store.list(), name))
     hosts = side_by_side(lambda node: look_at(cluster, node), cluster.nodes)
-    return decide(manifest, cluster.nodes, hosts, site.verdict(), accept_missing=accept_missing)
+    spec = decide(manifest, cluster.nodes, hosts, site.verdict(), accept_missing=accept_missing)
+    return spec.model_copy(update={"store": store_name})
 
 
 def _manifest(store: Store, backup_id: str) -> Manifest:
@@ -194,9 +206,9 @@ def plan_again(app: App, record: RunRecord) -> Plan:
     return restore_plan(RestoreSpec.model_validate(record.arguments), app.site)
 
 
-def _decide(site: Site, name: str, services: tuple[str, ...]) -> RestoreSpec:
+def _decide(site: Site, name: str, services: tuple[str, ...], store_name: str) -> RestoreSpec:
     """Return what is restored. Raises UnsafeError, UnreachableError or UsageError before anything is touched."""
-    store = site.shelf.store
+    store = site.store_of(store_name)
     backup_id = resolve(store.list(), name)
     manifest = _manifest(store, backup_id)
     chosen = site.chosen_services(services)
@@ -236,4 +248,5 @@ def _decide(site: Site, name: str, services: tuple[str, ...]) -> RestoreSpec:
             ServiceToRestore(service=name, release=state.release, heads=state.heads)
             for name, state in ((name, manifest.services[name]) for name in chosen)
         ),
+        store=store_name,
     )

@@ -83,6 +83,8 @@ def _show_backup_and_runs(app: App, status: ClusterStatus) -> None:
         level = backup.verification.level if backup.verified and backup.verification else None
         verified = f"verified ({level})" if level else "not verified"
         app.console.line(f"last backup {backup.id}, {in_bytes(backup.stored_bytes)}, {verified}")
+    elif status.store_problem:
+        app.console.line(f"last backup unknown: {status.store_problem}")
     else:
         app.console.line("no backup yet     dbha backup create")
     if status.active_run:

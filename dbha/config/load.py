@@ -14,6 +14,13 @@ from dbha.errors import ConfigurationError
 
 SANDBOX_CONFIGURATION = Path(".dbha/sandbox/dbha.yml")
 
+# The keys of each kind of store that are paths on this machine.
+_PATHS = {
+    "directory": ("directory",),
+    "sftp": ("private_key_file", "known_hosts_file"),
+    "s3": ("ca_file",),
+}
+
 
 def find_configuration(argument: Path | None, environment: Mapping[str, str]) -> Path:
     """Return the file that design section 5 says to use; the caller tells the operator which one it is.
@@ -63,7 +70,7 @@ def _absolute(configuration: Configuration, base: Path) -> Configuration:
         (data["secrets"], "file"),
         (data["secrets"], "vault_password_file"),
         (data["releases"], "directory"),
-        *((store, "directory") for store in data["backup"]["stores"].values()),
+        *((store, key) for store in data["backup"]["stores"].values() for key in _PATHS[store["kind"]]),
     ]:
         if section[key] is not None:
             section[key] = Path(os.path.normpath(base / Path(section[key]).expanduser()))
@@ -77,6 +84,8 @@ def _describe(error: ValidationError) -> list[str]:
 
 
 def _describe_one(loc: tuple[int | str, ...], kind: str, message: str, value: object) -> str:
+    if loc[:2] == ("backup", "stores") and len(loc) > 3:
+        loc = (*loc[:3], *loc[4:])  # without the kind of store, which is no key
     where = ".".join(str(part) for part in loc if part != "[key]")
     if kind == "extra_forbidden":
         return f"{where}: unknown key{_suggest(str(loc[-1]), _known_keys(loc[:-1]))}"

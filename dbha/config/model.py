@@ -1,16 +1,18 @@
 """The shape of `dbha.yml`. Unknown keys are mistakes; relative paths are relative to the file."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     StringConstraints,
+    Tag,
     model_validator,
 )
 
@@ -70,7 +72,47 @@ class ReleasePolicy(Section):
 class DirectoryStore(Section):
     """A backup store that is a directory on the controller."""
 
+    kind: Literal["directory"] = "directory"
     directory: Path
+
+
+class SftpStore(Section):
+    """A backup store that is a directory on another host, reached over SFTP; relative to the account's home."""
+
+    kind: Literal["sftp"]
+    host: str
+    directory: str
+    user: str | None = None
+    port: PositiveInt = 22
+    private_key_file: Path | None = None
+    known_hosts_file: Path | None = None
+    patience_s: PositiveFloat = 120
+
+
+class S3Store(Section):
+    """A backup store in a bucket of an S3-compatible server; its keys are secrets."""
+
+    kind: Literal["s3"]
+    endpoint: Annotated[str, StringConstraints(pattern=r"^https?://")]
+    bucket: str
+    prefix: str = ""
+    region: str = "us-east-1"
+    ca_file: Path | None = None
+    timeout_s: PositiveFloat = 60
+    patience_s: PositiveFloat = 120
+
+
+def _kind_of(value: Any) -> Any:
+    """Return the kind of a store: one that does not say is a directory."""
+    return value.get("kind", "directory") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+StorePolicy = Annotated[
+    Annotated[DirectoryStore, Tag("directory")]
+    | Annotated[SftpStore, Tag("sftp")]
+    | Annotated[S3Store, Tag("s3")],
+    Discriminator(_kind_of),
+]
 
 
 class RetentionPolicy(Section):
@@ -109,7 +151,7 @@ class BackupCheckPolicy(Section):
 class BackupPolicy(Section):
     """Where backups go and how they are made."""
 
-    stores: dict[Name, DirectoryStore] = Field(min_length=1)
+    stores: dict[Name, StorePolicy] = Field(min_length=1)
     store: Name = "local"
     compression_level: Annotated[int, Field(ge=1, le=19)] = 1
     compression_threads: PositiveInt = 2

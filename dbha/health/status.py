@@ -8,7 +8,7 @@ from dbha.backup.store import Status, StoredBackup
 from dbha.cluster.assess import Verdict
 from dbha.cluster.fence import accounts_writing_to
 from dbha.cluster.home import current_timeline
-from dbha.errors import DbhaError
+from dbha.errors import DbhaError, UnreachableError
 from dbha.heads import Heads
 from dbha.inventory import Node
 from dbha.journal import RunRecord, RunState
@@ -36,6 +36,7 @@ class ClusterStatus:
     nodes: tuple[Node, ...]
     services: tuple[ServiceStatus, ...]
     last_backup: StoredBackup | None
+    store_problem: str  # why the backup store could not be asked; empty when it could
     active_run: RunRecord | None
     interrupted_run: RunRecord | None
 
@@ -47,7 +48,7 @@ def cluster_status(site: Site, unfinished: list[RunRecord], *, running: bool) ->
     services: tuple[ServiceStatus, ...] = ()
     if verdict.writer is not None:
         timeline, services = _ask(site, site.cluster.node(verdict.writer))
-    complete = [backup for backup in site.shelf.store.list() if backup.status is Status.COMPLETE]
+    last_backup, store_problem = _last_backup(site)
     last = unfinished[-1] if unfinished else None
     active = last if last and running and last.state is RunState.RUNNING else None
     return ClusterStatus(
@@ -56,10 +57,20 @@ def cluster_status(site: Site, unfinished: list[RunRecord], *, running: bool) ->
         verdict=verdict,
         nodes=site.cluster.nodes,
         services=services,
-        last_backup=complete[-1] if complete else None,
+        last_backup=last_backup,
+        store_problem=store_problem,
         active_run=active,
         interrupted_run=last if active is None else None,
     )
+
+
+def _last_backup(site: Site) -> tuple[StoredBackup | None, str]:
+    """Return the newest complete backup, and what kept the store from being asked: neither hides the cluster."""
+    try:
+        complete = [backup for backup in site.store_of("").list() if backup.status is Status.COMPLETE]
+    except UnreachableError as error:
+        return None, str(error)
+    return (complete[-1] if complete else None), ""
 
 
 def _ask(site: Site, node: Node) -> tuple[str | None, tuple[ServiceStatus, ...]]:
@@ -116,6 +127,7 @@ def status_as_json(status: ClusterStatus) -> dict[str, Any]:
             for service in status.services
         ],
         "last_backup": backup_as_json(status.last_backup) if status.last_backup else None,
+        "backup_store_problem": status.store_problem or None,
         "active_run": _run(status.active_run),
         "interrupted_run": _run(status.interrupted_run),
     }

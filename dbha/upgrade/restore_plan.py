@@ -33,6 +33,7 @@ class RestoreSpec(BaseModel):
 
     backup_id: str
     services: tuple[ServiceToRestore, ...]
+    store: str = ""  # the one of the configuration
 
     @property
     def databases(self) -> tuple[str, ...]:
@@ -57,7 +58,9 @@ def restore_plan(spec: RestoreSpec, site: Site) -> Plan:
         remove_migration_account(site.cluster, site.writer(), service)
         fencing.require_up()
 
-    restore = ServiceRestore(site.cluster, site.shelf.source(spec.backup_id), site.verdict, quiesce)
+    restore = ServiceRestore(
+        site.cluster, site.shelf_of(spec.store).source(spec.backup_id), site.verdict, quiesce
+    )
     targets = [
         Target(each.service, tuple(each.heads), dict(each.heads), lambda facts: None)
         for each in spec.services
@@ -99,7 +102,7 @@ def restore_plan(spec: RestoreSpec, site: Site) -> Plan:
 
 def _verify(spec: RestoreSpec, site: Site, context: StepContext) -> Facts:
     try:
-        return {"prepared": str(site.shelf.prepared(spec.backup_id, context.measure))}
+        return {"prepared": str(site.shelf_of(spec.store).prepared(spec.backup_id, context.measure))}
     except FoundWrongError as error:
         raise UnsafeError(str(error), hint=error.hint) from error
 

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.donor import Candidate
 from dbha.backup.estimate import data_size
 from dbha.backup.manifest import ServiceState
 from dbha.backup.shelf import Shelf
+from dbha.backup.store import Store
+from dbha.backup.stores import make_store
 from dbha.cluster.assess import Verdict, assess
 from dbha.cluster.handle import Cluster
 from dbha.cluster.home import recorded_releases
@@ -44,6 +45,7 @@ class Site:
         self._environment = environment
         self._runners: dict[tuple[str, str], Runner] = {}
         self._tools: dict[tuple[str, str], Tools] = {}
+        self._stores: dict[str, Store] = {}
 
     @cached_property
     def cluster(self) -> Cluster:
@@ -112,19 +114,42 @@ class Site:
                 name: read_heads(session, service.database_names) for name, service in self.services.items()
             }
 
-    @cached_property
-    def store(self) -> DirectoryStore:
-        """Where the backups are. Asking it needs no node, and no password either."""
-        policy = self.configuration.backup
-        return DirectoryStore(policy.stores[policy.store].directory)
+    @property
+    def store(self) -> Store:
+        """Where the backups are, unless another store is named. Asking it needs no node."""
+        return self.store_of("")
 
-    @cached_property
+    @property
     def shelf(self) -> Shelf:
-        """The backups, and all that can be done with them."""
+        """The backups in that store, and all that can be done with them."""
+        return self.shelf_of("")
+
+    def shelf_of(self, name: str) -> Shelf:
+        """Return the backups in a store; an empty name is that of the configuration's `backup.store`.
+
+        Raises UsageError for a store that is not configured.
+        """
         configuration = self.configuration
         return Shelf(
-            self.cluster, self.store, configuration.state / "staging", configuration, self.service_states
+            self.cluster,
+            self.store_of(name),
+            configuration.state / "staging",
+            configuration,
+            self.service_states,
         )
+
+    def store_of(self, name: str) -> Store:
+        """Return a store; an empty name is that of the configuration's `backup.store`.
+
+        Raises UsageError for a store that is not configured.
+        """
+        policy = self.configuration.backup
+        name = name or policy.store
+        if name not in policy.stores:
+            raise UsageError(f"there is no store `{name}` in dbha.yml; there are {', '.join(policy.stores)}")
+        if name not in self._stores:
+            self._stores[name] = make_store(name, policy.stores[name], self.secrets.get)
+        return self._stores[name]
 
     def service_states(self, node: Node) -> dict[str, ServiceState]:
         """Return what a backup's manifest says of the services, those whose databases were made already."""
@@ -220,6 +245,8 @@ class Site:
         """Release connections, and end tools that wait for commands."""
         for tools in self._tools.values():
             tools.close()
+        for store in self._stores.values():
+            store.close()
         if "cluster" in self.__dict__:
             self.cluster.close()
 

@@ -4,7 +4,16 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 from dbha.backup.aside import asides_in
-from dbha.backup.estimate import Room, data_size, local_room, node_needs, room_at, staging_needs, store_needs
+from dbha.backup.estimate import (
+    Room,
+    data_size,
+    local_room,
+    node_needs,
+    room_at,
+    room_in,
+    staging_needs,
+    store_needs,
+)
 from dbha.backup.store import stored_ratio
 from dbha.errors import DbhaError
 from dbha.inventory import Node
@@ -55,10 +64,10 @@ def _rooms(site: Site, node: Node, databases: list[str], serving: tuple[str, ...
     """Return the room that an upgrade with a way back may need: the store, the prepared backup, every node."""
     with site.cluster.session(node) as session:
         size = data_size(session, databases)
-    ratio = stored_ratio(site.shelf.store.list())
+    shelf = site.shelf
     return (
-        local_room("the backup store", site.shelf.store.directory, store_needs(size.all_bytes, ratio)),
-        local_room("the place to prepare it in", site.shelf.staging, staging_needs(size.all_bytes)),
+        *room_in(shelf.store, store_needs(size.all_bytes, stored_ratio(shelf.store.list()))),
+        local_room("the place to prepare it in", shelf.staging, staging_needs(size.all_bytes)),
         *(
             room_at(
                 f"node {each}", site.cluster.transport(each), each.datadir, node_needs(size.database_bytes)

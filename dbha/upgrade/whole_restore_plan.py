@@ -44,6 +44,7 @@ class WholeRestoreSpec(BaseModel):
     history: str
     view: dict[str, str]
     services: tuple[ServiceToRestore, ...]
+    store: str = ""  # the one of the configuration
     began: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -81,12 +82,19 @@ class _World:
     def __init__(self, spec: WholeRestoreSpec, site: Site, has_ended: Callable[[str], bool]) -> None:
         self.spec, self.site, self.has_ended = spec, site, has_ended
         self.cluster: Cluster = site.cluster.only(spec.nodes)
-        self.manifest = site.shelf.store.manifest(spec.backup_id)
+        self.store = site.store_of(spec.store)
+        self.manifest = self.store.manifest(spec.backup_id)
         self.fencing = Fencing(self.cluster, tuple(spec.heads), lambda: self.cluster.nodes[0])
 
     def restore(self, context: StepContext) -> WholeRestore:
-        store, playbooks = self.site.shelf.store, playbooks_of(self.site)
-        return WholeRestore(self.cluster, playbooks, context.run_id, store, self.manifest, self.spec.history)
+        return WholeRestore(
+            self.cluster,
+            playbooks_of(self.site),
+            context.run_id,
+            self.store,
+            self.manifest,
+            self.spec.history,
+        )
 
     def claim(self, context: StepContext) -> Claim:
         return Claim(context.run_id, WORKFLOW, controller_name(), self.site.configuration.limits.lease_ttl_s)

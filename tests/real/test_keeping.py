@@ -16,6 +16,7 @@ import yaml
 from dbha.backup.directory_store import MANIFEST, DirectoryStore
 from dbha.backup.manifest import Manifest, new_backup_id, sealed
 from dbha.backup.store import Status
+from dbha.config.model import DirectoryStore as DirectoryPolicy
 from dbha.sandbox import kill_node, up
 from tests.real.cloud import DBHA
 from tests.real.conftest import RunningSandbox, running_sandbox
@@ -35,7 +36,9 @@ class Keeper:
     @property
     def store(self) -> DirectoryStore:
         policy = self.running.configuration.backup
-        return DirectoryStore(policy.stores[policy.store].directory)
+        found = policy.stores[policy.store]
+        assert isinstance(found, DirectoryPolicy)
+        return DirectoryStore(found.directory)
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         path = self.running.sandbox.layout.configuration

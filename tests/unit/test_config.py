@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dbha.config import SecretSource, find_configuration, load_configuration
-from dbha.config.model import SecretPolicy
+from dbha.config.model import DirectoryStore, S3Store, SecretPolicy, SftpStore
 from dbha.errors import ConfigurationError
 
 GOOD = """\
@@ -38,7 +38,36 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     configuration = load_configuration(write(tmp_path, GOOD))
     assert configuration.inventory == tmp_path / "inventory.yml"
     assert configuration.secrets.file == tmp_path / "secrets.yml"
-    assert configuration.backup.stores["local"].directory == tmp_path / "backups"
+    assert configuration.backup.stores["local"] == DirectoryStore(directory=tmp_path / "backups")
+
+
+def test_stores_of_every_kind(tmp_path: Path) -> None:
+    stores = """{local: {directory: backups},
+        offsite: {kind: sftp, host: vault, directory: dbha, private_key_file: id},
+        bucket: {kind: s3, endpoint: "https://s3", bucket: dbha, ca_file: ca.pem}}"""
+    configuration = load_configuration(write(tmp_path, GOOD.replace("{local: {directory: backups}}", stores)))
+    assert configuration.backup.stores == {
+        "local": DirectoryStore(directory=tmp_path / "backups"),
+        "offsite": SftpStore(kind="sftp", host="vault", directory="dbha", private_key_file=tmp_path / "id"),
+        "bucket": S3Store(kind="s3", endpoint="https://s3", bucket="dbha", ca_file=tmp_path / "ca.pem"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        pytest.param("{directroy: x}", "unknown key; did you mean `directory`?", id="a directory's"),
+        pytest.param("{kind: sftp, directory: x}", "host: required, but missing", id="of sftp"),
+        pytest.param("{kind: s3, endpoint: s3, bucket: b}", "endpoint: string should match", id="no address"),
+        pytest.param("{kind: tape}", "backup.stores.local: ", id="unknown kind"),
+    ],
+)
+def test_a_mistake_in_a_store_is_named_without_its_kind(tmp_path: Path, store: str, said: str) -> None:
+    problems = problems_of(tmp_path, GOOD.replace("local: {directory: backups}", f"local: {store}"))
+    assert any(said in problem and problem.startswith("backup.stores.local") for problem in problems), (
+        problems
+    )
+    assert not any(".sftp." in problem or ".s3." in problem for problem in problems)
 
 
 def test_every_mistake_is_told_at_once_with_its_path_and_a_suggestion(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ REFERENCE = DOCS / "reference"
 
 # Part of the command line's contract, and not built yet. Pages and messages may name them as such.
 NOT_YET = {
-    "dbha backup copy",
     "dbha cluster add",
     "dbha cluster configure",
     "dbha cluster recover",

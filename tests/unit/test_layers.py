@@ -21,6 +21,7 @@ ONE_PLACE = {
     "paramiko": "dbha.transport.",
     "ansible_runner": "dbha.ansible",
     "pymysql": "dbha.database",
+    "botocore": "dbha.backup.s3_objects",
 }
 
 # Programs: they are started, never called by other modules, and so may end their process.

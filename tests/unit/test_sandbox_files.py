@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from dbha.config import load_configuration
+from dbha.config.model import DirectoryStore
 from dbha.errors import UnreachableError, UnsafeError
 from dbha.inventory import parse_inventory
 from dbha.sandbox.files import SERVICES, inventory_data, random_secrets, write_atomically, write_files
@@ -24,7 +25,7 @@ def test_the_configuration_is_valid_and_says_what_it_allows(tmp_path: Path) -> N
     assert {policy.release for policy in configuration.services.values()} == {"2025.1"}
     assert set(configuration.services) == set(SERVICES)
     assert configuration.upgrade.allow_hops == ("2025.1 -> 2026.2",)
-    assert configuration.backup.stores["local"].directory == tmp_path / "backups"
+    assert configuration.backup.stores["local"] == DirectoryStore(directory=tmp_path / "backups")
     assert configuration.state == tmp_path / "state"
     assert "does not test" in layout.configuration.read_text()
     assert layout.secrets.stat().st_mode & 0o777 == 0o600
