@@ -24,6 +24,7 @@ from dbha.backup.writer import REFRESH_S, Writer, is_at_work, started_at, this_k
 from dbha.errors import BusyError, DbhaError, FoundWrongError, UsageError
 
 _LOOKS_SIDE_BY_SIDE = 8
+_LISTING_LAGS_S = (0.5, 2.0, 8.0)  # a busy Swift may list an object a moment after it has it
 
 
 class RemoteStore:
@@ -265,13 +266,25 @@ class RemoteDraft:
 
     def _require_all_and_nothing_else(self) -> None:
         """Compare the store with what was written: another process may have taken this draft for a dead one's."""
-        now = self._files_now()
+        for pause_s in (*_LISTING_LAGS_S, None):
+            now = self._files_now()
+            lost = [file for file, size in self._written.items() if now.get(file) != size]
+            if not lost or pause_s is None or not all(self._is_there(file) for file in lost):
+                break
+            time.sleep(pause_s)
         if MANIFEST in now:
             raise UsageError(f"another process has published backup {self._id} meanwhile")
-        if lost := [file for file, size in self._written.items() if now.get(file) != size]:
+        if lost:
             raise OSError(f"{len(lost)} of {len(self._written)} files are not there any more")
         for file in now.keys() - self._written.keys() - {WRITER}:
             self._objects.delete(self._name(file))
+
+    def _is_there(self, file: str) -> bool:
+        try:
+            self._objects.age_s(self._name(file))
+        except FileNotFoundError:
+            return False
+        return True
 
     def _files_now(self) -> dict[str, int]:
         return by_backup(self._objects.list(f"{self._id}/")).get(self._id, {})

@@ -16,7 +16,7 @@ _TOOLS = ("mariadb-backup", "mbstream", "zstd", "mariadb", "mariadb-dump", "mari
 @json_option
 @click.pass_obj
 def command(app: App, as_json: bool) -> int:
-    """Check configuration, inventory, secrets, tools and nodes. Exits 0 when all is well, 1 or 3 when not."""
+    """Check configuration, inventory, secrets, tools, nodes and stores. Exits 0 when all is well, 1 or 3 when not."""
     results: list[tuple[str, str]] = []
 
     def probe(name: str, look: Callable[[], str]) -> None:
@@ -37,6 +37,8 @@ def command(app: App, as_json: bool) -> int:
     probe("cluster", lambda: _cluster(app))
     for name in app.site.services:
         probe(f"release of {name}", lambda name=name: _release(app, name))  # type: ignore[misc]
+    for name in app.configuration.backup.stores:
+        probe(f"store {name}", lambda name=name: _store(app, name))  # type: ignore[misc]
     failed = [name for name, result in results if result.startswith("FAILED")]
     if as_json:
         app.console.json({"ok": not failed, "checks": [{"name": n, "result": r} for n, r in results]})
@@ -67,3 +69,8 @@ def _release(app: App, name: str) -> str:
     release = app.site.releases_now(app.site.writer())[name]
     app.site.runner(name, release)
     return f"ok ({release})"
+
+
+def _store(app: App, name: str) -> str:
+    store = app.site.store_of(name)
+    return f"ok ({len(store.list())} backups in {store.where})"
