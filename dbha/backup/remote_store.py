@@ -24,6 +24,9 @@ from dbha.backup.writer import REFRESH_S, Writer, is_at_work, started_at, this_k
 from dbha.errors import BusyError, DbhaError, FoundWrongError, UsageError
 
 _LOOKS_SIDE_BY_SIDE = 8
+_LET_GO: set[str] = (
+    set()
+)  # drafts of this living process that nobody writes any more, though their note may say so
 _LISTING_LAGS_S = (0.5, 2.0, 8.0)  # a busy Swift may list an object a moment after it has it
 
 
@@ -192,6 +195,8 @@ class RemoteStore:
                 writer = Writer.model_validate_json(self._objects.get(name))
         except FileNotFoundError:  # it was published or deleted just now
             return False
+        if writer == this_process() and _key(self._objects, backup_id) in _LET_GO:
+            return False
         started = started_at(writer.process) if writer else None
         return is_at_work(writer, kernel=this_kernel(), started=started, age_s=age_s)
 
@@ -216,6 +221,7 @@ class RemoteDraft:
         for file in (FAILURE, LOG):  # of an attempt before
             if file in sizes:
                 self._objects.delete(self._name(file))
+        _LET_GO.discard(_key(objects, backup_id))
         self._tell()
 
     def kept(self) -> Iterator[bytes]:
@@ -242,6 +248,7 @@ class RemoteDraft:
     def abandon(self, reason: str, log: bytes) -> None:
         """See Draft."""
         self._buffer.clear()
+        _LET_GO.add(_key(self._objects, self._id))
         with contextlib.suppress(OSError, DbhaError):  # what cannot be said stays visible as interrupted
             self._objects.put(self._name(LOG), log)
             content = json.dumps({"schema": 1, "reason": reason}).encode()
@@ -253,6 +260,7 @@ class RemoteDraft:
     def leave(self) -> None:
         """See Draft."""
         self._buffer.clear()
+        _LET_GO.add(_key(self._objects, self._id))
         with contextlib.suppress(OSError, DbhaError):
             self._objects.delete(self._name(WRITER))
 
@@ -298,3 +306,7 @@ class RemoteDraft:
 
     def _name(self, file: str) -> str:
         return f"{self._id}/{file}"
+
+
+def _key(objects: Objects, backup_id: str) -> str:
+    return f"{objects.where} {backup_id}"

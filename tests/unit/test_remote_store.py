@@ -194,7 +194,7 @@ def test_a_store_that_is_gone_is_abandoned_without_a_further_error(
     memory.lost = 1 << 30
     draft.abandon("gone", b"")
     memory.lost = 0
-    assert only(store).status is Status.WRITING, "nobody could say more; this very process is alive"
+    assert only(store).status is Status.INTERRUPTED, "this process lives, and writes it no more"
 
 
 def test_a_draft_that_was_deleted_meanwhile_is_not_published(store: RemoteStore, memory: Memory) -> None:
