@@ -92,10 +92,12 @@ class Server:
 @contextmanager
 def running_server(directory: Path) -> Iterator[Server]:
     ports = free_ports(4)
-    data = directory / "data"
+    data, temporary = directory / "data", directory / "tmp"
+    temporary.mkdir()
     options = [
-        "--no-defaults", f"--datadir={data}", f"--socket={directory}/s", f"--port={ports[0]}",
-        "--bind-address=127.0.0.1", f"--log-error={directory}/error.log", f"--pid-file={directory}/pid",
+        "--no-defaults", f"--datadir={data}", f"--tmpdir={temporary}", f"--socket={directory}/s",
+        f"--port={ports[0]}", "--bind-address=127.0.0.1", f"--log-error={directory}/error.log",
+        f"--pid-file={directory}/pid",
         "--wsrep-on=ON", "--wsrep-provider=/usr/lib/galera/libgalera_smm.so", "--binlog-format=ROW",
         "--wsrep-cluster-address=gcomm://", "--wsrep-node-address=127.0.0.1", "--innodb-autoinc-lock-mode=2",
         "--innodb-buffer-pool-size=128M", "--innodb-log-file-size=128M", "--log-bin=bin", "--log-slave-updates",

@@ -1,0 +1,487 @@
+"""Backups on other hosts: SFTP by a real sshd, S3 by a real Swift; both are stopped, cut and spoilt."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import yaml
+
+from dbha.backup.copy import copy_backup
+from dbha.backup.directory_store import DirectoryStore
+from dbha.backup.manifest import DefinitionsFile, Manifest, StreamFile, new_backup_id
+from dbha.backup.objects import PatientObjects, StoreUnreachableError
+from dbha.backup.remote_store import RemoteStore
+from dbha.backup.s3_objects import S3Objects
+from dbha.backup.sftp_objects import SftpObjects
+from dbha.backup.store import Status, Store, StoredBackup
+from dbha.backup.take import take_backup
+from dbha.backup.verify import verify
+from dbha.errors import BackupFailedError, FoundWrongError, UsageError
+from dbha.secrets import Secret
+from tests.real.cloud import Cloud
+from tests.real.conftest import running_sandbox
+from tests.real.places import PART_BYTES, Place, S3Bucket, SftpHost, prefix_of, s3_server, sftp_server
+from tests.real.sshd import Sshd
+from tests.real.swift import SECRET_KEY, Swift
+from tests.real.test_backup import DATABASES, POLICY, SERVICES, Server, running_server
+from tests.real.test_whole_restore import PLACEMENT, STRANGER, strangers
+from tests.unit.test_backup_manifest import MANIFEST
+from tests.unit.test_backup_store import DEFINITIONS, FIRST, SECOND
+
+pytestmark = pytest.mark.real
+
+STREAM = os.urandom(10 * PART_BYTES + 1000)
+AWAY_S = 1.5
+T = TypeVar("T")
+HALF = STREAM[: len(STREAM) // 2]
+CONTENT = DEFINITIONS.model_dump_json(by_alias=True).encode()
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with sftp_server(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
+    with s3_server(tmp_path_factory.mktemp("swift")) as server:
+        yield server
+
+
+@pytest.fixture
+def vault(sshd: Sshd, tmp_path: Path) -> SftpHost:
+    return SftpHost(sshd, tmp_path / "far" / "backups")
+
+
+@pytest.fixture
+def bucket(swift: Swift, tmp_path: Path) -> S3Bucket:
+    return S3Bucket(swift, prefix_of(tmp_path))
+
+
+@pytest.fixture(params=["vault", "bucket"])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    found: Place = request.getfixturevalue(request.param)
+    yield found
+    if found.server.process is None:  # type: ignore[attr-defined]
+        found.start()
+
+
+def manifest_of(backup_id: str, stream: bytes = STREAM) -> Manifest:
+    return MANIFEST.model_copy(
+        update={
+            "id": backup_id,
+            "stream": StreamFile(
+                stored_bytes=len(stream), raw_bytes=9, sha256=hashlib.sha256(stream).hexdigest()
+            ),
+            "definitions": DefinitionsFile(sha256=hashlib.sha256(CONTENT).hexdigest()),
+        }
+    )
+
+
+def complete(store: Store, backup_id: str = FIRST, stream: bytes = STREAM) -> Manifest:
+    manifest, draft = manifest_of(backup_id, stream), store.begin(backup_id)
+    draft.write(stream)
+    draft.publish(CONTENT, manifest)
+    return manifest
+
+
+def only(store: Store) -> StoredBackup:
+    (backup,) = store.list()
+    return backup
+
+
+def content(store: Store, backup_id: str = FIRST) -> bytes:
+    with store.open_stream(backup_id) as stream:
+        return stream.read()
+
+
+def nothing(*_: object) -> None:
+    pass
+
+
+def test_a_backup_from_its_begin_to_its_end(place: Place) -> None:
+    store = place.store()
+    assert store.list() == ()
+    draft = store.begin(FIRST)
+    draft.write(HALF)
+    assert only(place.store()).status is Status.WRITING
+    draft.write(STREAM[len(HALF) :])
+    draft.publish(CONTENT, manifest_of(FIRST))
+    place.add("readme")
+    place.add("logs/part-000001")
+    place.add(f"{FIRST}/notes")
+    new = place.store()  # as another controller would: there is nothing but what lies there
+    assert (only(new).status, only(new).manifest) == (Status.COMPLETE, manifest_of(FIRST))
+    assert content(new) == STREAM
+    assert new.definitions(FIRST) == DEFINITIONS
+    with pytest.raises(UsageError, match="already a backup"):
+        new.begin(FIRST)
+    new.delete(FIRST)
+    assert place.store().list() == ()
+    with pytest.raises(FoundWrongError):
+        store.manifest(FIRST)
+
+
+def test_a_failed_one_keeps_its_reason(place: Place) -> None:
+    draft = place.store().begin(FIRST)
+    draft.write(STREAM)
+    draft.abandon("the donor went away", b"log")
+    found = only(place.store())
+    assert (found.status, found.reason) == (Status.FAILED, "the donor went away")
+    assert found.stored_bytes < 1000
+
+
+def test_the_room_is_told_by_sftp_and_not_by_s3(vault: SftpHost, bucket: S3Bucket) -> None:
+    told, actual = vault.store().free_bytes(), os.statvfs(vault.directory.parents[1])
+    assert told is not None
+    assert abs(told - actual.f_bavail * actual.f_frsize) < 1 << 30
+    assert bucket.store().free_bytes() is None
+
+
+def test_files_on_the_host_are_for_their_owner_only(vault: SftpHost) -> None:
+    complete(vault.store())
+    assert all(path.stat().st_mode & 0o077 == 0 for path in vault.directory.rglob("*"))
+    assert vault.directory.stat().st_mode & 0o077 == 0
+
+
+def test_the_age_of_an_object_is_by_the_clock_of_the_store(vault: SftpHost, bucket: S3Bucket) -> None:
+    vault.store().begin(FIRST)
+    note = vault.directory / FIRST / "writing.json"
+    os.utime(note, (time.time() - 1000, time.time() - 1000))
+    objects = SftpObjects(vault.server.endpoint, str(vault.directory), "")
+    assert 998 <= objects.age_s(f"{FIRST}/writing.json") <= 1060
+    assert [path.name for path in note.parent.iterdir()] == ["writing.json"], "no probe is left"
+    bucket.store().begin(FIRST)
+    time.sleep(2)
+    assert 1 <= S3Objects(bucket.place(), "").age_s(f"{FIRST}/writing.json") <= 60
+
+
+# --- broken off
+
+
+def test_a_write_goes_on_after_the_connection_was_cut(place: Place) -> None:
+    store = place.store()
+    draft = store.begin(FIRST)
+    draft.write(HALF)
+    place.cut()
+    draft.write(STREAM[len(HALF) :])
+    draft.publish(CONTENT, manifest_of(FIRST))
+    assert content(place.store()) == STREAM
+
+
+def test_a_write_and_a_read_go_on_when_the_store_comes_back(place: Place) -> None:
+    store = place.store()
+    draft = store.begin(FIRST)
+    draft.write(HALF)
+    while_it_is_away(place, lambda: draft.write(STREAM[len(HALF) :]))
+    draft.publish(CONTENT, manifest_of(FIRST))
+    with store.open_stream(FIRST) as stream:
+        begin = stream.read(PART_BYTES)
+        assert begin + while_it_is_away(place, stream.read) == STREAM
+
+
+def while_it_is_away(place: Place, action: Callable[[], T]) -> T:
+    """Return what an action returns that is begun while the store is stopped, and started again a while later."""
+    place.stop()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(action)
+        time.sleep(AWAY_S)
+        assert not answer.done()
+        place.start()  # here, for a server ends with the thread that started it
+        return answer.result()
+
+
+def test_an_s3_server_that_is_silent_is_asked_again(bucket: S3Bucket) -> None:
+    store = bucket.store()
+    draft = store.begin(FIRST)
+    bucket.server.pause()
+    timer = threading.Timer(7, bucket.server.go_on)  # longer than one request may take
+    timer.start()
+    draft.write(STREAM)
+    timer.join()
+    draft.publish(CONTENT, manifest_of(FIRST))
+    assert content(store) == STREAM
+
+
+def test_a_store_that_is_gone_for_good(place: Place) -> None:
+    complete(place.store())
+    store = place.store(patience_s=2)
+    draft = store.begin(SECOND)
+    draft.write(HALF)
+    place.stop()
+    began_s = time.monotonic()
+    with pytest.raises(
+        StoreUnreachableError, match=rf"store `{place.name}` does not answer: .* for \d+ s now"
+    ):
+        draft.write(STREAM)
+    draft.abandon("gone", b"")
+    assert time.monotonic() - began_s < 60
+    with pytest.raises(StoreUnreachableError, match=f"store `{place.name}`"):
+        place.store().list()  # at the first request: not waited for
+    place.start()
+    first, second = place.store().list()
+    assert (first.status, second.status) == (Status.COMPLETE, Status.INTERRUPTED)
+    assert content(place.store()) == STREAM
+
+
+# --- refused
+
+
+def test_a_host_whose_key_changed_is_refused_at_once(vault: SftpHost, tmp_path: Path) -> None:
+    other = vault.server.make_key("other_key")
+    known = tmp_path / "known_hosts"
+    public = other.with_suffix(".pub").read_text()
+    known.write_text(f"[127.0.0.1]:{vault.server.port} {public}")
+    endpoint = replace(vault.server.endpoint, known_hosts_file=known)
+    objects = PatientObjects(SftpObjects(endpoint, str(vault.directory), "store `vault`"), 30)
+    with pytest.raises(StoreUnreachableError, match=r"store `vault`: the SSH host key .* has CHANGED"):
+        RemoteStore(objects).list()
+
+
+def test_a_directory_that_cannot_be_made(vault: SftpHost, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    vault.directory = tmp_path / "file" / "below"
+    with pytest.raises(StoreUnreachableError, match="store `vault` refuses"):
+        vault.store().begin(FIRST)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        pytest.param({"secret_key": Secret("wrong")}, "refuses: SignatureDoesNotMatch", id="wrong key"),
+        pytest.param({"access_key": Secret("nobody")}, "refuses: ", id="unknown key"),
+        pytest.param({"bucket": "no-such-bucket"}, "refuses: NoSuchBucket", id="no bucket"),
+        pytest.param({"bucket": "no bucket"}, "cannot be used: ", id="not a bucket's name"),
+        pytest.param({"endpoint": "http://127.0.0.1:1"}, "does not answer: ", id="nobody there"),
+        pytest.param({"endpoint": "http://no such host"}, "", id="no address"),
+    ],
+)
+def test_a_bucket_that_lets_nobody_in(bucket: S3Bucket, changes: dict[str, object], said: str) -> None:
+    objects = PatientObjects(S3Objects(replace(bucket.place(), **changes), "store `bucket`"), 30)  # type: ignore[arg-type]
+    with pytest.raises(StoreUnreachableError, match=f"store `bucket` {said}") as refused:
+        RemoteStore(objects).list()
+    assert SECRET_KEY not in str(refused.value)
+
+
+# --- spoilt
+
+
+@pytest.mark.parametrize("way", ["flip", "cut"])
+def test_a_part_that_was_spoilt_where_it_lies(place: Place, way: str) -> None:
+    store = place.store()
+    complete(store)
+    name = f"{FIRST}/part-000004-*"
+    place.spoil(
+        name, (lambda old: bytes([old[0] ^ 1]) + old[1:]) if way == "flip" else (lambda old: old[:-1])
+    )
+    with pytest.raises(FoundWrongError):
+        content(place.store())
+
+
+# --- copies
+
+
+def test_copies_from_store_to_store(vault: SftpHost, bucket: S3Bucket, tmp_path: Path) -> None:
+    first, last = DirectoryStore(tmp_path / "first"), DirectoryStore(tmp_path / "last")
+    manifest = complete(first)
+    copy_backup(first, vault.store(), manifest, nothing)
+    copy_backup(vault.store(), bucket.store(part_bytes=PART_BYTES * 3), manifest, nothing)
+    copy_backup(bucket.store(), last, manifest, nothing)
+    assert (only(last).status, only(last).manifest) == (Status.COMPLETE, manifest)
+    assert content(last) == STREAM
+
+
+def test_a_copy_that_broke_off_sends_nothing_twice(place: Place, tmp_path: Path) -> None:
+    source, stream = DirectoryStore(tmp_path / "source"), os.urandom(6 << 20)
+    manifest = complete(source, stream=stream)
+
+    def stop(done_bytes: int) -> None:
+        if done_bytes == 2 << 20:
+            place.stop()
+
+    with pytest.raises(BackupFailedError, match=f"not copied to store `{place.name}`"):
+        copy_backup(source, place.store(patience_s=1, part_bytes=1 << 20), manifest, stop)
+    place.start()
+    before = place.parts(FIRST)
+    assert len(before) == 2
+    copy_backup(source, place.store(part_bytes=1 << 20), manifest, nothing)
+    assert content(place.store()) == stream
+    assert before.items() <= place.parts(FIRST).items(), "what was there was not written again"
+
+
+# --- with the command line
+
+
+@pytest.fixture
+def configured(vault: SftpHost, bucket: S3Bucket, tmp_path: Path) -> Path:
+    """A configuration with a directory, where one backup is, and two stores elsewhere. There is no cluster."""
+    (tmp_path / "inventory.yml").write_text("galera: {hosts: {db1: {}}}")
+    (tmp_path / "secrets.yml").write_text(
+        yaml.safe_dump(
+            {"bucket_access_key": "dbha:backup", "bucket_secret_key": SECRET_KEY, "admin_password": "x"}
+        )
+    )
+    (tmp_path / "secrets.yml").chmod(0o600)
+    stores = {"local": {"directory": "local"}, "vault": vault.policy(), "bucket": bucket.policy()}
+    policy = {
+        "cluster": "lab", "inventory": "inventory.yml", "state": "state", "secrets": {"file": "secrets.yml"},
+        "services": {"keystone": {"release": "2025.1"}}, "backup": {"stores": stores},
+    }  # fmt: skip
+    (tmp_path / "dbha.yml").write_text(yaml.safe_dump(policy))
+    complete(DirectoryStore(tmp_path / "local"))
+    return tmp_path / "dbha.yml"
+
+
+def dbha(configuration: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "dbha"), "-c", str(configuration), *arguments],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
+def test_copying_and_listing(configured: Path, place: Place) -> None:
+    done = dbha(configured, "backup", "copy", "latest", "--to", place.name, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) | {"seconds": 0} == {
+        "schema": 1, "backup": FIRST, "from": "local", "to": place.name, "copied": True,
+        "stored_bytes": len(STREAM), "seconds": 0,
+    }  # fmt: skip
+    again = dbha(configured, "backup", "copy", FIRST, "--to", place.name)
+    assert (again.returncode, again.stdout.strip().endswith(f"is in {place.name} already")) == (0, True)
+    listed = json.loads(dbha(configured, "backup", "list", "--all-stores", "--json").stdout)
+    assert {each["store"] for each in listed if each["id"] == FIRST} == {"local", place.name}
+    shown = json.loads(dbha(configured, "backup", "show", "--store", place.name, "--json").stdout)
+    assert shown["status"] == "complete"
+
+
+def test_another_backup_of_the_same_id_is_refused(configured: Path, place: Place) -> None:
+    complete(place.store(), FIRST, b"another")
+    refused = dbha(configured, "backup", "copy", FIRST, "--to", place.name)
+    assert refused.returncode == 4
+    assert "another backup" in refused.stderr
+    assert content(place.store()) == b"another"
+
+
+def test_a_silent_store_hides_no_other(configured: Path, place: Place) -> None:
+    place.stop()
+    listed = dbha(configured, "backup", "list", "--all-stores", "--json")
+    assert listed.returncode == 5
+    assert f"store `{place.name}`" in listed.stderr
+    assert [each["store"] for each in json.loads(listed.stdout)] == ["local"]
+    copied = dbha(configured, "backup", "copy", FIRST, "--to", place.name)
+    assert (copied.returncode, f"store `{place.name}`" in copied.stderr) == (5, True)
+    assert "nothing was changed" in copied.stderr
+
+
+def test_a_copy_that_was_killed_goes_on(configured: Path, place: Place, tmp_path: Path) -> None:
+    large = new_backup_id()
+    complete(DirectoryStore(tmp_path / "local"), large, os.urandom(96 << 20))
+    argv = [str(Path(sys.executable).parent / "dbha"), "-c", str(configured), "backup", "copy", large]
+    with subprocess.Popen([*argv, "--to", place.name], stderr=subprocess.DEVNULL) as process:
+        deadline_s = time.monotonic() + 60
+        while not place.parts(large):
+            assert time.monotonic() < deadline_s
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)  # else it might be done before it is looked at
+        assert only(place.store()).status is Status.WRITING
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert only(place.store()).status is Status.INTERRUPTED
+    assert dbha(configured, "backup", "copy", large, "--to", place.name).returncode == 0
+    assert only(place.store()).status is Status.COMPLETE
+
+
+# --- of a real server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+def take(server: Server, store: Store, on_bytes: object = nothing) -> Manifest:
+    return take_backup(
+        server.cluster, store, server.node, backup_id=new_backup_id(), services=SERVICES, label="a test",
+        policy=POLICY, databases=DATABASES, on_bytes=on_bytes, on_line=nothing, timeout_s=120,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_a_backup_taken_right_into_it_is_good_until_a_bit_flips(
+    server: Server, place: Place, tmp_path: Path
+) -> None:
+    store = place.store(part_bytes=4 << 20)
+    cut: list[int] = []
+
+    def cut_once(stored_bytes: int, _: int) -> None:
+        if not cut and stored_bytes > 8 << 20:
+            cut.append(stored_bytes)
+            place.cut()
+
+    manifest = take(server, store, cut_once)
+    assert cut, "the store was cut in the middle"
+    verify(store, manifest.id, tmp_path / "staging", on_bytes=nothing, keep=False)
+    assert only(place.store()).verified
+    place.spoil(f"{manifest.id}/part-000002-*", lambda old: old[:1000] + bytes([old[1000] ^ 1]) + old[1001:])
+    with pytest.raises(FoundWrongError, match="part 2 of backup"):
+        verify(place.store(), manifest.id, tmp_path / "staging", on_bytes=nothing, keep=False)
+    assert only(place.store()).status is Status.BAD
+
+
+def test_a_backup_into_a_store_that_goes_away(server: Server, place: Place, tmp_path: Path) -> None:
+    older = take(server, place.store(part_bytes=4 << 20))
+    store = place.store(patience_s=2, part_bytes=4 << 20)
+
+    def stop(stored_bytes: int, _: int) -> None:
+        if stored_bytes > 8 << 20 and place.server.process is not None:  # type: ignore[attr-defined]
+            place.stop()
+
+    with pytest.raises(BackupFailedError, match=f"store `{place.name}` does not answer") as failed:
+        take(server, store, stop)
+    assert failed.value.exit_code == 6
+    place.start()
+    assert [each.id for each in place.store().list() if each.status is Status.COMPLETE] == [older.id]
+    verify(place.store(), older.id, tmp_path / "staging", on_bytes=nothing, keep=False)
+
+
+def test_a_service_and_the_whole_cluster_come_back_from_it(vault: SftpHost) -> None:
+    with running_sandbox(nodes=1) as running:
+        path = running.directory / "dbha.yml"
+        cloud = Cloud(running, path)
+        policy = yaml.safe_load(path.read_text())
+        policy["backup"]["stores"]["vault"] = vault.policy()
+        path.write_text(yaml.safe_dump(policy))
+        cloud.run("database", "create")
+        cloud.execute(*PLACEMENT.strip().split(";"))
+
+        made = cloud.json("backup", "create", "--store", "vault", "--verify")["backup"]
+        assert (made["status"], made["verified_level"]) == ("complete", "prepare")
+        assert cloud.json("backup", "list") == []
+        cloud.run("backup", "keep", made["id"], "--store", "vault", "--note", "before the move")
+        cloud.run("backup", "delete", made["id"], "--store", "vault", "--yes", expect=4)
+        checked = cloud.json("backup", "check", "--store", "vault")
+        assert checked["level"] == "OK", checked
+
+        cloud.execute(STRANGER)
+        cloud.run("restore", made["id"], "--service", "placement", "--store", "vault", "--yes")
+        assert strangers(cloud) == 0
+
+        cloud.execute(STRANGER)
+        policy["backup"]["store"] = "vault"
+        path.write_text(yaml.safe_dump(policy))
+        cloud.run("restore", "latest", "--yes")
+        assert strangers(cloud) == 0
+        assert cloud.json("status")["last_backup"]["id"] == made["id"]
