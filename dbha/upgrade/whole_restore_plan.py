@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dbha.backup.manifest import Manifest
 from dbha.backup.whole_restore import Directories, Playbooks, WholeRestore
 from dbha.cluster.fence import ServiceAccount, lift_fence
 from dbha.cluster.handle import Cluster
@@ -83,8 +84,15 @@ class _World:
         self.spec, self.site, self.has_ended = spec, site, has_ended
         self.cluster: Cluster = site.cluster.only(spec.nodes)
         self.store = site.store_of(spec.store)
-        self.manifest = self.store.manifest(spec.backup_id)
         self.fencing = Fencing(self.cluster, tuple(spec.heads), lambda: self.cluster.nodes[0])
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Read when it is first needed: going back to the old data needs no store, which may be away then."""
+        return self.store.manifest(self.spec.backup_id)
+
+    def directories(self, context: StepContext) -> Directories:
+        return Directories(self.cluster, playbooks_of(self.site), context.run_id)
 
     def restore(self, context: StepContext) -> WholeRestore:
         return WholeRestore(
@@ -117,15 +125,15 @@ class _World:
         return {"bytes": self.manifest.stream.stored_bytes}
 
     def unstage(self, node: Node, context: StepContext) -> Facts:
-        self.restore(context).place(node).exchange_back()
+        self.directories(context).place(node).exchange_back()
         return {}
 
     def stop(self, context: StepContext) -> Facts:
-        self.restore(context).stop(context.say)
+        self.directories(context).stop(context.say)
         return {}
 
     def start_old(self, context: StepContext) -> Facts:
-        self.restore(context).start(context.intent["first"], context.say)
+        self.directories(context).start(context.intent["first"], context.say)
         return {}
 
     def first_of_old(self, _: Mapping[str, Facts]) -> Facts:
@@ -133,7 +141,7 @@ class _World:
         return {"first": directories.first_of(self.spec.served)}
 
     def exchange(self, node: Node, context: StepContext) -> Facts:
-        place = self.restore(context).place(node)
+        place = self.directories(context).place(node)
         place.exchange()
         return {"old": f"{place.path}/old"}
 
