@@ -186,7 +186,7 @@ def _decide_whole(
     store, cluster = site.store_of(store_name), site.cluster
     manifest = _manifest(store, resolve(store.list(), name))
     hosts = side_by_side(lambda node: look_at(cluster, node), cluster.nodes)
-    spec = decide(manifest, cluster.nodes, hosts, site.verdict(), accept_missing=accept_missing)
+    spec = decide(manifest, cluster.nodes, hosts, site.observe(), accept_missing=accept_missing)
     return spec.model_copy(update={"store": store_name})
 
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from dbha.cluster.handle import Cluster
 from dbha.cluster.state import PRIMARY, NodeState, parse_state, silent_state
-from dbha.database import Row, Session
+from dbha.database import AccessDeniedError, Row, Session
 from dbha.errors import DbhaError
 from dbha.inventory import Node
 
@@ -78,7 +78,8 @@ def _ask(cluster: Cluster, node: Node, timeout_s: float) -> NodeState:
         with cluster.session(node, read_timeout_s=timeout_s) as session:
             status, variables = probe(session)
     except DbhaError as error:
-        return silent_state(node, str(error), observed_at=datetime.now(UTC))
+        is_refusing = isinstance(error, AccessDeniedError)
+        return silent_state(node, str(error), observed_at=datetime.now(UTC), is_refusing=is_refusing)
     return parse_state(
         node, status, variables, observed_at=datetime.now(UTC), round_trip_s=time.monotonic() - started_s
     )

@@ -29,6 +29,7 @@ class NodeState:
     reachable: bool
     observed_at: datetime
     error: str = ""  # why it is not reachable
+    is_refusing: bool = False  # it answers, and does not let the administrator in
     cluster_status: str = ""
     local_state: int | None = None
     local_state_comment: str = ""
@@ -79,9 +80,11 @@ def parse_state(
     )
 
 
-def silent_state(node: Node, error: str, *, observed_at: datetime) -> NodeState:
+def silent_state(node: Node, error: str, *, observed_at: datetime, is_refusing: bool = False) -> NodeState:
     """Return the state of a node that could not be asked, and why not."""
-    return NodeState(node.name, node.address, node.port, False, observed_at, error=error)
+    return NodeState(
+        node.name, node.address, node.port, False, observed_at, error=error, is_refusing=is_refusing
+    )
 
 
 def _by_name(rows: Iterable[Row]) -> dict[str, str]:

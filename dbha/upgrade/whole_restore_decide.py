@@ -7,8 +7,9 @@ from dbha.backup.estimate import GROWTH, MARGIN_BYTES, Room, check_room
 from dbha.backup.manifest import Manifest
 from dbha.backup.node_host import HostState
 from dbha.backup.tool_files import series_of
-from dbha.cluster.assess import Verdict
+from dbha.cluster.assess import assess
 from dbha.cluster.bootstrap import first_view
+from dbha.cluster.state import NodeState
 from dbha.errors import UnreachableError, UnsafeError, UsageError
 from dbha.inventory import Node
 from dbha.upgrade.restore_plan import ServiceToRestore
@@ -19,11 +20,21 @@ def decide(
     manifest: Manifest,
     nodes: Sequence[Node],
     hosts: Mapping[str, HostState],
-    verdict: Verdict,
+    states: Sequence[NodeState],
     *,
     accept_missing: Sequence[str],
 ) -> WholeRestoreSpec:
-    """Return what will be done. Raises UsageError, UnreachableError or UnsafeError with every reason against it."""
+    """Return what will be done. Raises UsageError, UnreachableError or UnsafeError with every reason against it.
+
+    A cluster that is all down may be restored. One that answers and refuses the administrator is not down: whose
+    it is must be known first.
+    """
+    if refusing := [state.error for state in states if state.is_refusing]:
+        raise UnreachableError(
+            "; ".join(refusing),
+            hint="set the password of the administrator that the servers have now, then try again",
+        )
+    verdict = assess(states, expected=len(nodes))
     if unknown := sorted(set(accept_missing) - {node.name for node in nodes}):
         raise UsageError(f"no node is called {', '.join(unknown)}; there are {', '.join(map(str, nodes))}")
     silent = {name: host.problem for name, host in hosts.items() if host.problem}

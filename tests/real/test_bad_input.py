@@ -257,8 +257,12 @@ def test_inventory_with_two_nodes_of_one_address(unchanged: Cloud) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [UPGRADE, ("backup", "create"), ("restore", "latest", "--yes"), ("sync",), ("database", "create")],
-    ids=lambda arguments: arguments[0],
+    "arguments",
+    [
+        UPGRADE, ("backup", "create"), ("sync",), ("database", "create"),
+        ("restore", "latest", "--yes"), ("restore", "latest", "--service", "keystone", "--yes"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:3]),
 )  # fmt: skip
 def test_wrong_administrator_password(unchanged: Cloud, arguments: tuple[str, ...]) -> None:
     said = unchanged.run(*arguments, expect=5, DBHA_SECRET_ADMIN_PASSWORD="wrong")
