@@ -14,7 +14,7 @@ from dbha.backup.plans import BackupSpec, backup_plan
 from dbha.backup.pruning import Pruning
 from dbha.backup.store import StoredBackup, resolve, stored_ratio
 from dbha.backup.verify import verify as verify_backup
-from dbha.cli import backup_check, keeping
+from dbha.cli import archive, backup_check, keeping
 from dbha.cli.app import App
 from dbha.cli.backup_copy import copy
 from dbha.cli.options import confirm, json_option, store_option, yes_option
@@ -40,7 +40,7 @@ def command() -> None:
     """Take, list, verify, keep and delete backups of the whole cluster."""
 
 
-for verb in (copy, keeping.keep, keeping.prune, backup_check.command):
+for verb in (copy, keeping.keep, keeping.prune, backup_check.command, archive.command):
     command.add_command(verb)
 
 

@@ -71,6 +71,7 @@ def _absolute(configuration: Configuration, base: Path) -> Configuration:
         (data["secrets"], "vault_password_file"),
         (data["releases"], "directory"),
         *((store, key) for store in data["backup"]["stores"].values() for key in _PATHS[store["kind"]]),
+        (data["backup"]["archive"], "directory"),
     ]:
         if section[key] is not None:
             section[key] = Path(os.path.normpath(base / Path(section[key]).expanduser()))

@@ -148,11 +148,18 @@ class BackupCheckPolicy(Section):
     warning_room: PositiveInt = 3
 
 
+class ArchivePolicy(Section):
+    """Where binary logs are archived; None means `archive` in the state directory."""
+
+    directory: Path | None = None
+
+
 class BackupPolicy(Section):
     """Where backups go and how they are made."""
 
     stores: dict[Name, StorePolicy] = Field(min_length=1)
     store: Name = "local"
+    archive: ArchivePolicy = ArchivePolicy()
     compression_level: Annotated[int, Field(ge=1, le=19)] = 1
     compression_threads: PositiveInt = 2
     copy_threads: PositiveInt = 2

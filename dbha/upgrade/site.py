@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+from dbha.backup.binlog.archive import Archive
 from dbha.backup.donor import Candidate
 from dbha.backup.estimate import data_size
 from dbha.backup.manifest import ServiceState
@@ -150,6 +151,12 @@ class Site:
         if name not in self._stores:
             self._stores[name] = make_store(name, policy.stores[name], self.secrets.get)
         return self._stores[name]
+
+    @cached_property
+    def archive(self) -> Archive:
+        """The binary logs that are archived."""
+        configuration = self.configuration
+        return Archive(configuration.backup.archive.directory or configuration.state / "archive")
 
     def service_states(self, node: Node) -> dict[str, ServiceState]:
         """Return what a backup's manifest says of the services, those whose databases were made already."""
