@@ -1,4 +1,5 @@
 """`python -m benchmarks [NAME ...] [INSTANCES ...]`: prints tables for docs/benchmarks.md; names: see `_MEASURES`."""
+"""`python -m benchmarks [restore|backup|upgrade|replay] [SIZE ...]`: prints tables for docs/benchmarks.md."""
 
 import sys
 from collections.abc import Sequence
@@ -11,11 +12,15 @@ _DEFAULTS = {
     "upgrade": (20_000,),
     "whole-restore": (15_000, 80_000),
 }
+from benchmarks import backup, replay, restore, upgrade
+
+_DEFAULTS = {"restore": (20_000, 60_000), "backup": (20_000,), "upgrade": (20_000,), "replay": (20_000,)}
 _MEASURES = {
     "restore": restore.measure,
     "backup": backup.measure,
     "upgrade": upgrade.measure,
     "whole-restore": whole_restore.measure,
+    "replay": replay.measure,
 }
 
 
@@ -25,7 +30,8 @@ def main(arguments: Sequence[str]) -> None:
     sizes = [int(word) for word in arguments if word.isdecimal()]
     for name in names:
         for instances in sizes or _DEFAULTS[name]:
-            print(f"\n{name}, {instances} instances\n")
+            what = "transactions" if name == "replay" else "instances"
+            print(f"\n{name}, {instances} {what}\n")
             print(table(_MEASURES[name](instances)), flush=True)
 
 

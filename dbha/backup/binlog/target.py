@@ -1,0 +1,67 @@
+"""The point in time that an operator names: replay ends just before it."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from dbha.backup.binlog.events import Transaction
+from dbha.backup.binlog.gtid import Gtid, parse_gtid
+from dbha.backup.binlog.records import in_utc
+from dbha.errors import UsageError
+
+NEWEST = "newest"
+
+
+@dataclass(frozen=True, slots=True)
+class BeforeTime:
+    """Up to the first transaction, in the order of the log, that was made at this time or later."""
+
+    time: datetime
+
+    def reached(self, found: Transaction) -> bool:
+        """Return whether this transaction, and so all that follow, must not be replayed."""
+        return in_utc(found.time_s) >= self.time
+
+
+@dataclass(frozen=True, slots=True)
+class BeforeGtid:
+    """Up to this transaction, which is not replayed: the one before it is the last."""
+
+    gtid: Gtid
+
+    def reached(self, found: Transaction) -> bool:
+        """See BeforeTime."""
+        return found.gtid.sequence >= self.gtid.sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """Everything that is archived without a gap."""
+
+    def reached(self, found: Transaction) -> bool:
+        """See BeforeTime."""
+        del found
+        return False
+
+
+Target = BeforeTime | BeforeGtid | Newest
+
+
+def parse_target(text: str) -> Target:
+    """Return what `--to` says: a time (UTC where it names no zone), a GTID, or `newest`.
+
+    Logs have times in whole seconds, those at which a transaction's last statement began. Raises UsageError.
+    """
+    if text == NEWEST:
+        return Newest()
+    try:
+        return BeforeGtid(parse_gtid(text))
+    except ValueError:
+        pass
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{text!r} is no point in time",
+            hint="a time like 2026-11-23T14:30:00Z, a GTID like 1-1-4711, or newest",
+        ) from error
+    return BeforeTime(time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC))
