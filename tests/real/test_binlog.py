@@ -269,6 +269,8 @@ def test_restore_to_an_exact_gtid_and_to_a_time(
             everything = plan_replay(archive, manifest, Newest())
             replay(other, node, everything, on_bytes=lambda done, total: None)  # on from where it is
             assert words_in(other, node) == []
+            later = write(other, node, "later")  # the counter goes on: no number is given twice
+            assert later.sequence == everything.until.sequence + 1
             with pytest.raises(UnsafeError, match="which is not between"):
                 replay(other, node, plan, on_bytes=lambda done, total: None)
     with cluster.session(first) as session:

@@ -22,10 +22,10 @@ TABLE_MAP, WRITE_ROWS = 19, 23
 class LogFile:
     """A log that grows; `content` is what a server would have written."""
 
-    def __init__(self, listed: Sequence[Gtid] = (), *, checksum: bool = True) -> None:
+    def __init__(self, listed: Sequence[Gtid] = (), *, checksum: bool = True, rotated: bool = False) -> None:
         self.content = MAGIC
         self._checksum = checksum
-        head = struct.pack("<H50sIB", 4, b"10.11.19-MariaDB-log", 0, 19) + bytes(171)
+        head = struct.pack("<H50sIB", 4, b"10.11.19-MariaDB-log", 0 if rotated else 999, 19) + bytes(171)
         self.event(FORMAT, head + bytes([checksum]), flags=1)
         entries = b"".join(struct.pack("<IIQ", gtid.domain, gtid.server, gtid.sequence) for gtid in listed)
         self.event(GTID_LIST, struct.pack("<I", len(listed)) + entries)

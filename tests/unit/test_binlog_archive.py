@@ -101,6 +101,27 @@ def test_a_log_of_a_rebuilt_node_does_not_displace_its_namesake(archive: Archive
     assert [(window.begin, window.end) for window in archive.history(TIMELINE).windows] == [(1, 50), (60, 70)]
 
 
+@pytest.mark.parametrize(
+    ("rotated", "windows"),
+    [
+        pytest.param(True, [(1, 14)], id="a running server went on: 5 and 8 were used up by what failed"),
+        pytest.param(False, [(1, 4), (6, 14)], id="a server started: 5 may have been a transaction"),
+    ],
+)
+def test_numbers_that_a_server_skips(
+    tmp_path: Path, *, rotated: bool, windows: list[tuple[int, int]]
+) -> None:
+    archive = Archive(tmp_path / "archive")
+    put(archive, "db2", "binlog.000001", log_of(1, 4))
+    log = LogFile([Gtid(1, 1, 4), Gtid(102, 2, 99)], rotated=rotated)
+    for sequence in (6, 7, 9, 14):
+        log.transaction(Gtid(1, 1, sequence))
+    put(archive, "db2", "binlog.000002", log)
+    assert [(window.begin, window.end) for window in archive.history(TIMELINE).windows] == windows
+    plan = plan_replay(archive, manifest(f"1-1-{windows[-1][0]}"), Newest())
+    assert plan.until == Gtid(1, 1, 14)
+
+
 def test_a_damaged_leftover_is_kept_and_said(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "archive")
     log = log_of(1, 10)
@@ -212,12 +233,14 @@ def test_the_commands_of_a_replay(archive: Archive) -> None:
     assert not [word for word in (*argv, *client_argv("x")) if "wsrep" in word]  # it stays ON
 
 
-def test_only_the_line_of_the_tool_is_dropped() -> None:
+def test_only_the_lines_of_the_tool_are_touched() -> None:
     dropped = b"/*M!100001 SET @@session.server_id=1*//*!*/;\n/*!100001 SET @@session.server_id=77*//*!*/;\n"
-    kept = b"SET @@session.server_id=1;\n-- /*!100001 SET @@session.server_id=1*//*!*/;\n\xff\xfe\n"
-    done = subprocess.run(filter_argv(), input=dropped + kept, capture_output=True, check=True,
+    counted = b"/*M!100001 SET @@session.gtid_seq_no=71*//*!*/;\n"
+    kept = b"SET @@session.gtid_seq_no=71;\nSET @@session.server_id=1;\n"
+    kept += b"-- /*!100001 SET @@session.server_id=1*//*!*/;\n\xff\xfe\n"
+    done = subprocess.run(filter_argv(), input=dropped + counted + kept, capture_output=True, check=True,
                           env={**os.environ, "LC_ALL": "C"})  # fmt: skip
-    assert done.stdout == kept
+    assert done.stdout == b"/*M!100001 SET @@session.wsrep_gtid_seq_no=71*//*!*/;\n" + kept
 
 
 @pytest.mark.parametrize(

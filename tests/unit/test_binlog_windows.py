@@ -14,6 +14,7 @@ LOCAL = {101, 102, 103}
 
 def run(first: int, last: int, *, restarts: bool = False, domain: int = 1) -> Run:
     return Run(
+        after=first - 1,
         first=f"{domain}-1-{first}", last=f"{domain}-1-{last}", first_time=in_utc(first), last_time=in_utc(last),
         restarts=restarts,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dbha import __version__
 from dbha.backup.binlog.events import LogReader
+from dbha.backup.binlog.gtid import parse_gtid
 from dbha.backup.binlog.records import ArchivedLog, RunBuilder, Sighting
 from dbha.backup.binlog.windows import Restorable, Window, restorable, windows_of
 from dbha.backup.manifest import M, Manifest, sealed, unsealed
@@ -160,12 +161,12 @@ class Archive:
 
 def describe(reader: LogReader, runs: RunBuilder, node: Path, local_domains: Collection[int]) -> ArchivedLog:
     """Return the record of what a reader has read of a log; it has no sha256 of its own before it is sealed."""
-    found = runs.runs()
+    found = runs.runs(reader)
     return ArchivedLog(
         timeline=node.parent.name,
         node=node.name,
         name=reader.path.name,
-        file=f"{reader.path.name}.{found[0].begin}-{found[-1].end}",
+        file=f"{reader.path.name}.{parse_gtid(found[0].first).sequence}-{found[-1].end}",
         size_bytes=reader.whole_bytes,
         content_sha256="0" * 64,
         local_domains=tuple(sorted(local_domains)),

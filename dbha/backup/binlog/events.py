@@ -27,6 +27,7 @@ _QUERY = struct.Struct("<IIBHH")  # thread, time, length of the database's name,
 _STANDALONE = 1  # flag of a GTID: one statement, with no COMMIT behind it
 _COUNT_MASK = (1 << 28) - 1
 _CHECKSUM_BYTES, _CRC32 = 4, 1
+_CREATED = 2 + 50  # in the first event, after two versions: when the server started, or 0
 _PREPARES = (INTVAR, RAND, USER_VAR, ANNOTATE)  # come before the statement that they belong to
 _MOVES_ASIDE = b"`dbha_aside_"
 _BUFFER_BYTES = 1 << 20
@@ -56,12 +57,13 @@ class LogReader:
     """Reads one log from its beginning; asked again, it goes on with what was written since.
 
     `listed` is the GTID state with which the log begins, `whole_bytes` the end of the last transaction, or event
-    outside of one, that is all there.
+    outside of one, that is all there. `rotated`: it was begun by a server that had one before, not by its start.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.listed: tuple[Gtid, ...] = ()
+        self.rotated = False
         self.whole_bytes = 0
         self._file = path.open("rb", buffering=_BUFFER_BYTES)
         self._offset = 0
@@ -128,6 +130,7 @@ class LogReader:
             raise self._damaged("it does not begin as a binary log does")
         if kind == FORMAT:  # the last byte before its own checksum says whether the others have one
             self._checksummed = body[-_CHECKSUM_BYTES - 1] == _CRC32
+            self.rotated = not int.from_bytes(body[_CREATED : _CREATED + 4], "little")
         if not self._checksummed:
             return
         if kind == FORMAT:  # its flag "in use" is cleared without counting the checksum anew

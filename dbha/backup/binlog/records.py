@@ -6,18 +6,21 @@ from typing import Literal
 
 from pydantic import Field
 
-from dbha.backup.binlog.events import Transaction
-from dbha.backup.binlog.gtid import Gtid, parse_gtid
+from dbha.backup.binlog.events import LogReader, Transaction
+from dbha.backup.binlog.gtid import Gtid, latest, parse_gtid
 from dbha.backup.manifest import Record, Sha256
 
 
 class Run(Record):
-    """Transactions without a gap between their numbers; times are those of the transactions, in UTC.
+    """Transactions as one server logged them: all that there are with a number above `after`, up to `last`.
 
+    A number within that it does not have was given to no transaction: a statement that failed used it up. Times are
+    those of the transactions, in UTC.
     `restarts`: the first of them begins the restore of a service. The rows that such a restore imports are in no
     log, so nobody can replay from before it to after it.
     """
 
+    after: int
     first: str
     last: str
     first_time: datetime
@@ -26,8 +29,8 @@ class Run(Record):
 
     @property
     def begin(self) -> int:
-        """The number of the first transaction."""
-        return parse_gtid(self.first).sequence
+        """The number of the first transaction, or one before it that no transaction has."""
+        return self.after + 1
 
     @property
     def end(self) -> int:
@@ -86,7 +89,7 @@ class RunBuilder:
         for found in transactions:
             if found.gtid.domain in self._local_domains:
                 continue
-            if self._last and (found.moves_aside or found.gtid.sequence != self._last.gtid.sequence + 1):
+            if self._last and (found.moves_aside or found.gtid.sequence <= self._last.gtid.sequence):
                 self._done.append(self._run())
                 self._first = None
             self._first, self._last = self._first or found, found
@@ -96,14 +99,23 @@ class RunBuilder:
         """The last transaction so far."""
         return self._last.gtid if self._last else None
 
-    def runs(self) -> tuple[Run, ...]:
-        """Return the runs so far."""
-        return (*self._done, self._run()) if self._last else ()
+    def runs(self, reader: LogReader) -> tuple[Run, ...]:
+        """Return the runs so far of the log that the transactions are from.
+
+        A log that a running server began has everything after the GTIDs that it begins with. After a start nobody
+        knows that: the server may have got other data meanwhile. Then it is certain only from its first number on.
+        """
+        found = (*self._done, self._run()) if self._last else ()
+        listed = latest(reader.listed, self._local_domains) if reader.rotated else None
+        if found and listed and not found[0].restarts and listed.sequence < found[0].begin:
+            return (found[0].model_copy(update={"after": listed.sequence}), *found[1:])
+        return found
 
     def _run(self) -> Run:
         assert self._first is not None
         assert self._last is not None
         return Run(
+            after=self._first.gtid.sequence - 1,
             first=str(self._first.gtid),
             last=str(self._last.gtid),
             first_time=in_utc(self._first.time_s),

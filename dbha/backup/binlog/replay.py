@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from dbha.backup.binlog.gtid import Gtid, latest, parse_gtids
 from dbha.backup.binlog.replay_plan import ReplayPlan, Segment, cut_after
+from dbha.backup.binlog.replayed import require_replayed
 from dbha.backup.children import start
 from dbha.backup.logical import client_options
 from dbha.cluster.handle import Cluster
@@ -20,8 +21,10 @@ _POLL_S = 0.2
 _LAST_WORDS_BYTES = 400
 _MOST_BYTES = 1 << 30  # the largest packet a server can be set to take
 
-# A node of a cluster refuses to be another server: ERROR 1231. Only the very line that the tool prints is dropped.
+# Only the very lines that the tool prints are touched. A node of a cluster refuses to be another server: ERROR 1231.
+# And a number set as `gtid_seq_no` does not move the cluster's own counter: what is written later would get it again.
 _DROP = r"/^\/\*M\{0,1\}![0-9]* SET @@session\.server_id=[0-9]*\*\/\/\*!\*\/;$/d"
+_COUNT = r"s/^\(\/\*M\{0,1\}![0-9]* SET @@session\.\)\(gtid_seq_no=[0-9]*\*\/\/\*!\*\/;\)$/\1wsrep_\2/"
 
 
 class ReplayError(DbhaError):
@@ -42,11 +45,13 @@ def replay(
     """Bring a node from the backup of the plan to the plan's last transaction, and return its position then.
 
     The node has to serve in a Primary component whose data is that backup, alone or with others: what is replayed
-    is replicated (`wsrep_on` stays ON). Nobody else may write to the cluster meanwhile, not even the lease: the
-    position would be another. Asked again after it was cut off anywhere, it goes on after the last transaction
-    that the node has. `on_bytes` gets the bytes of logs done and all; `guard` raises when this must not go on.
+    is replicated (`wsrep_on` stays ON) and keeps its numbers, so the counter of the cluster goes on after them.
+    Nobody else may have written to the cluster since it was restored, not even the lease: the numbers would be
+    others. Asked again after it was cut off anywhere, it goes on after the last transaction that the node has,
+    once it has seen that all of them are replayed ones. `on_bytes` gets the bytes of logs done and all; `guard`
+    raises when this must not go on.
 
-    Raises UnsafeError when the node has something else than the backup, before anything is changed; ReplayError
+    Raises UnsafeError, before anything is changed, when the node has something else than the backup; ReplayError
     when it broke off, or when the node's position at the end is not what was meant.
     """
     before = position_of(cluster, node, plan)
@@ -59,6 +64,8 @@ def replay(
             f" and {plan.until}",
             hint="dbha status",
         )
+    if has.sequence > plan.start.sequence:
+        require_replayed(cluster, node, plan, has)
     left = [cut for each in plan.segments if (cut := cut_after(each, has.sequence, plan.local_domains))]
     if not left:
         return has
@@ -94,8 +101,8 @@ def read_argv(segment: Segment, local_domains: frozenset[int]) -> tuple[str, ...
 
 
 def filter_argv() -> tuple[str, ...]:
-    """Return the command that drops from SQL what a node of a cluster refuses."""
-    return ("sed", "--expression", _DROP)
+    """Return the command that turns what the tool prints into what a node of a cluster takes."""
+    return ("sed", "--expression", _DROP, "--expression", _COUNT)
 
 
 def client_argv(options: str) -> tuple[str, ...]:

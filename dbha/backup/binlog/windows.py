@@ -17,6 +17,7 @@ class Window:
     `time` is up to when it is complete: when a node was seen to have nothing newer, else when `last` was made.
     """
 
+    after: int
     first: str
     last: str
     first_time: datetime
@@ -25,8 +26,8 @@ class Window:
 
     @property
     def begin(self) -> int:
-        """The number of the first transaction."""
-        return parse_gtid(self.first).sequence
+        """The number of the first transaction, or one before it that no transaction has."""
+        return self.after + 1
 
     @property
     def end(self) -> int:
@@ -80,7 +81,7 @@ def windows_of(runs: Iterable[Run], sighting: Sighting | None = None) -> tuple[W
             if run.end > last.end:
                 found[-1] = replace(last, last=run.last, time=run.last_time)
         else:
-            found.append(Window(run.first, run.last, run.first_time, run.last_time, run.restarts))
+            found.append(Window(run.after, run.first, run.last, run.first_time, run.last_time, run.restarts))
     if found and sighting and found[-1].begin <= parse_gtid(sighting.gtid).sequence <= found[-1].end:
         found[-1] = replace(found[-1], time=max(found[-1].time, sighting.time))
     return tuple(found)
@@ -121,7 +122,7 @@ def _why_not(sequence: int, windows: Sequence[Window]) -> str:
     if later.begin == sequence + 1:
         return f"a service was restored at {later.first}, and rows that a restore imports are in no log"
     first = parse_gtid(later.first)
-    missing = replace(first, sequence=sequence + 1), replace(first, sequence=first.sequence - 1)
+    missing = replace(first, sequence=sequence + 1), replace(first, sequence=later.after)
     return (
         f"{missing[1].sequence - sequence} transaction(s) after it are missing: {missing[0]} to {missing[1]}"
     )
@@ -132,7 +133,7 @@ def _between(one: Window, other: Window) -> Gap:
     missing = other.begin - one.end - 1
     return Gap(
         first=str(replace(before, sequence=one.end + 1)) if missing else one.last,
-        last=str(replace(before, sequence=other.begin - 1)) if missing else one.last,
+        last=str(replace(before, sequence=other.after)) if missing else one.last,
         missing=missing,
         after_time=one.time,
         before_time=other.first_time,
