@@ -8,7 +8,7 @@ import pytest
 
 from dbha.backup.binlog.fetch import fetch_argv
 from dbha.backup.binlog.gtid import Gtid
-from dbha.backup.binlog.source import LogOfNode, Source, choose_source, first_log
+from dbha.backup.binlog.source import LogOfNode, Source, begin_of, choose_source, first_log
 from dbha.errors import UnreachableError
 
 
@@ -62,3 +62,22 @@ def test_the_command_names_no_password_and_each_time_another_server_id() -> None
     assert one[-2:] == ("--result-file=/a/open/", "binlog.000003")
     assert one != other
     assert "--to-last-log" in fetch_argv("x", Path("/a"), "b", forever=False)
+
+
+@pytest.mark.parametrize(
+    ("listed", "first", "position", "expected"),
+    [
+        pytest.param(70, 71, 99, (70, False), id="after what it begins with"),
+        pytest.param(70, 72, 99, (70, False), id="71 was used up by what failed"),
+        pytest.param(70, None, 70, (70, False), id="nothing in it yet"),
+        pytest.param(None, None, 70, (70, False), id="nothing in it, nothing known"),
+        pytest.param(None, None, None, (0, False), id="a new cluster"),
+        pytest.param(None, 71, 99, (70, False), id="a server on restored data begins in the middle"),
+        pytest.param(32, 5, 23, (4, True), id="other data, and the old logs are still there"),
+    ],
+)
+def test_where_a_log_begins(
+    listed: int | None, first: int | None, position: int | None, expected: tuple[int, bool]
+) -> None:
+    gtids = (Gtid(1, 1, number) if number else None for number in (listed, first, position))
+    assert begin_of(*gtids) == expected

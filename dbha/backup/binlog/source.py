@@ -91,24 +91,39 @@ def _logs(
     names = [str(row["Log_name"]) for row in session.rows("SHOW BINARY LOGS")]
     found: list[LogOfNode] = []
     for name in reversed(names):
-        found.insert(0, LogOfNode(name, _begin_of(session, name, local, position)))
-        if wanted is not None and found[0].after <= wanted:
+        after, begins_history = begin_of(*_first_gtids(session, name, local), position)
+        found.insert(0, LogOfNode(name, after))
+        if begins_history or (wanted is not None and after <= wanted):
             break
     return tuple(found)
 
 
-def _begin_of(session: Session, name: str, local: frozenset[int], position: Gtid | None) -> int:
-    """Return the number after which a log begins; one without any transaction begins where the node is."""
+def begin_of(listed: Gtid | None, first: Gtid | None, position: Gtid | None) -> tuple[int, bool]:
+    """Return the number after which a log begins, and whether the cluster's history begins in it.
+
+    `listed` is the latest GTID that it begins with, `first` its first transaction; one without any begins where
+    the node is. A number that is lower than what was there before means that the server got other data and kept
+    its logs: those before belong to another timeline.
+    """
+    if first is None:
+        last = listed or position
+        return (last.sequence if last else 0), False
+    if listed is None:
+        return first.sequence - 1, False
+    if first.sequence <= listed.sequence:
+        return first.sequence - 1, True
+    return listed.sequence, False
+
+
+def _first_gtids(session: Session, name: str, local: frozenset[int]) -> tuple[Gtid | None, Gtid | None]:
+    """Return the latest GTID that a log begins with, and that of the first transaction in it."""
     quoted = name.replace("'", "''")
     rows = session.rows(f"SHOW BINLOG EVENTS IN '{quoted}' LIMIT {_BEGINNING}")
     listed = next((str(row["Info"]) for row in rows if row["Event_type"] == "Gtid_list"), "")
-    if last := latest(parse_gtids(listed), local):
-        return last.sequence
     texts = [str(row["Info"]) for row in rows if row["Event_type"] == "Gtid"]
-    first = latest([parse_gtid(found[0]) for text in texts[:1] if (found := _FIRST_GTID.search(text))], local)
-    if first:
-        return first.sequence - 1
-    return position.sequence if position else 0
+    gtids = [parse_gtid(found[0]) for text in texts if (found := _FIRST_GTID.search(text))]
+    shared = [gtid for gtid in gtids if gtid.domain not in local]
+    return latest(parse_gtids(listed), local), (shared[0] if shared else None)
 
 
 def _require_gtids(node: str, told: dict[str, str]) -> None:
