@@ -122,6 +122,25 @@ def test_numbers_that_a_server_skips(
     assert plan.until == Gtid(1, 1, 14)
 
 
+@pytest.mark.parametrize(
+    ("listed", "numbers", "windows"),
+    [
+        pytest.param([Gtid(1, 1, 4), Gtid(0, 1, 1520)], [5, 6], [(1, 10)], id="it took up an old number"),
+        pytest.param([Gtid(1, 1, 10)], [11, 12, 5, 13], [(1, 12)], id="and in the middle of a log"),
+    ],
+)
+def test_numbers_that_go_down_are_not_the_clusters(
+    tmp_path: Path, listed: list[Gtid], numbers: list[int], windows: list[tuple[int, int]]
+) -> None:
+    archive = Archive(tmp_path / "archive")
+    put(archive, "db2", "binlog.000001", log_of(1, 10))
+    log = LogFile(listed)
+    for number in numbers:
+        log.transaction(Gtid(1, 1, number))
+    put(archive, "db3", "binlog.000010", log)
+    assert [(window.begin, window.end) for window in archive.history(TIMELINE).windows] == windows
+
+
 def test_a_damaged_leftover_is_kept_and_said(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "archive")
     log = log_of(1, 10)

@@ -73,7 +73,7 @@ def test_the_command_names_no_password_and_each_time_another_server_id() -> None
         pytest.param(None, None, 70, (70, False), id="nothing in it, nothing known"),
         pytest.param(None, None, None, (0, False), id="a new cluster"),
         pytest.param(None, 71, 99, (70, False), id="a server on restored data begins in the middle"),
-        pytest.param(32, 5, 23, (4, True), id="other data, and the old logs are still there"),
+        pytest.param(32, 5, 23, (4, True), id="numbers went down"),
     ],
 )
 def test_where_a_log_begins(

@@ -130,8 +130,8 @@ class Archive:
     def seal(self, path: Path, local_domains: Collection[int]) -> ArchivedLog | None:
         """Take a log out of `open` into the archive, up to its last whole transaction, and return its record.
 
-        Returns None for a log with no transaction of the cluster; it is removed. Raises ArchiveError when the
-        archive cannot take it; it stays where it is then.
+        Returns None for a log with no transaction that has a number of the cluster; it is removed. Raises
+        ArchiveError when the archive cannot take it; it stays where it is then.
         """
         try:
             return _seal(path, local_domains)
@@ -193,7 +193,7 @@ def _seal(path: Path, local_domains: Collection[int]) -> ArchivedLog | None:
     runs = RunBuilder(local_domains)
     with LogReader(path) as reader:
         runs.add(reader.transactions())
-        if not runs.last:
+        if not runs.runs(reader):
             path.unlink()
             return None
         record = describe(reader, runs, node, local_domains)
@@ -245,7 +245,7 @@ def _open_in(node: Path, local_domains: Collection[int]) -> Iterator[LogPart]:
         runs = RunBuilder(local_domains)
         with contextlib.suppress(FileNotFoundError), LogReader(path) as reader:  # sealed just now
             runs.add(reader.transactions())
-            if runs.last:
+            if runs.runs(reader):
                 yield LogPart(path, describe(reader, runs, node, local_domains), sealed=False)
 
 

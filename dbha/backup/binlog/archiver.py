@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from dbha.backup.binlog.archive import OPEN, Archive
@@ -18,7 +19,7 @@ from dbha.backup.binlog.source import Source, choose_source, first_log, read_sou
 from dbha.cluster.assess import assess
 from dbha.cluster.handle import Cluster
 from dbha.cluster.observe import observe
-from dbha.errors import UnreachableError
+from dbha.errors import UnreachableError, UnsafeError
 
 POLL_S = 0.5
 PAUSE_S = 1.0  # between one fetch and the next
@@ -43,6 +44,7 @@ class Archiver:
         self._on_line, self._stop = on_line, stop
         self._local_domains: frozenset[int] = frozenset()
         self._ends: dict[str, int] = {}  # the number up to which each timeline is archived
+        self._distrusted: set[str] = set()  # nodes whose numbers are not those of the cluster
         self._said = ""
 
     def run(self) -> None:
@@ -99,6 +101,13 @@ class Archiver:
             self._sight_when_there(source, growing, fetch)
             while not self._stop.is_set() and not fetch.wait(POLL_S):
                 self._seal_finished(growing)
+                growing.last_sequence()
+                if growing.renumbered:
+                    self._distrusted.add(source.node)
+                    self._on_line(
+                        f"{source.node} gives other GTIDs than the other nodes: it is not used any more"
+                    )
+                    return
                 if time.monotonic() >= next_look_s:
                     latest_word = self._choose(source.node, growing.last_sequence())
                     if (latest_word.node, latest_word.timeline) != (source.node, source.timeline):
@@ -165,7 +174,26 @@ class Archiver:
             with suppress(UnreachableError):  # it went away just now
                 sources.append(self._read(name, timeline, archived, is_writer=name == verdict.writer))
         self._local_domains |= {source.local_domain for source in sources}
-        return choose_source(sources, archived, current)
+        chosen = choose_source(self._trusted(sources), archived, current)
+        known = [source.position for source in sources if source.position]
+        return replace(  # what any node has is missing in the archive, not only what this one has
+            chosen,
+            position=max(known, key=lambda gtid: gtid.sequence, default=None),
+            now=min(source.now for source in sources),
+        )
+
+    def _trusted(self, sources: list[Source]) -> list[Source]:
+        """Return the sources without those whose GTIDs are others than on the other nodes."""
+        self._distrusted |= {source.node for source in sources if source.renumbered}
+        trusted = [source for source in sources if source.node not in self._distrusted]
+        if sources and not trusted:
+            raise UnsafeError(
+                f"the GTIDs of {', '.join(sorted(self._distrusted))} are not those of the cluster: their numbers"
+                " went down",
+                hint="docs/how-to/archive-binary-logs.md     how that comes, and what to do",
+                unchanged="what was archived before is as it was",
+            )
+        return trusted
 
     def _read(self, name: str, timeline: str, archived: int | None, *, is_writer: bool) -> Source:
         node = self._cluster.node(name)
@@ -198,6 +226,7 @@ class _Growing:
         self._directory, self._local_domains = directory, local_domains
         self._last: tuple[LogReader, RunBuilder] | None = None
         self._sequence = 0
+        self.renumbered = False
 
     def __enter__(self) -> "_Growing":
         return self
@@ -219,7 +248,8 @@ class _Growing:
                 self._last = (LogReader(path), RunBuilder(self._local_domains))
             reader, runs = self._last
             runs.add(reader.transactions())
-            self._sequence = max(self._sequence, runs.last.sequence if runs.last else 0)
+            self._sequence = max(self._sequence, runs.last.sequence if runs.runs(reader) and runs.last else 0)
+            self.renumbered = self.renumbered or runs.renumbered or bool(runs.last and not runs.runs(reader))
         return self._sequence
 
     def _logs(self) -> list[Path]:

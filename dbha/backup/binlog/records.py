@@ -83,13 +83,17 @@ class RunBuilder:
         self._done: list[Run] = []
         self._first: Transaction | None = None
         self._last: Transaction | None = None
+        self.renumbered = False  # a number went down: what follows are not the cluster's numbers
 
     def add(self, transactions: Iterable[Transaction]) -> None:
         """Take the next transactions of one log; those of single nodes are left out."""
         for found in transactions:
             if found.gtid.domain in self._local_domains:
                 continue
-            if self._last and (found.moves_aside or found.gtid.sequence <= self._last.gtid.sequence):
+            if self.renumbered or (self._last and found.gtid.sequence <= self._last.gtid.sequence):
+                self.renumbered = True
+                continue
+            if self._last and found.moves_aside:
                 self._done.append(self._run())
                 self._first = None
             self._first, self._last = self._first or found, found
@@ -104,10 +108,14 @@ class RunBuilder:
 
         A log that a running server began has everything after the GTIDs that it begins with. After a start nobody
         knows that: the server may have got other data meanwhile. Then it is certain only from its first number on.
+        A log whose numbers are lower than what it begins with has none of the cluster's numbers.
         """
         found = (*self._done, self._run()) if self._last else ()
-        listed = latest(reader.listed, self._local_domains) if reader.rotated else None
-        if found and listed and not found[0].restarts and listed.sequence < found[0].begin:
+        listed = latest(reader.listed, self._local_domains)
+        if found and listed and found[0].begin <= listed.sequence:
+            self.renumbered = True
+            return ()
+        if found and listed and reader.rotated and not found[0].restarts:
             return (found[0].model_copy(update={"after": listed.sequence}), *found[1:])
         return found
 

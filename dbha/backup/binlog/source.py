@@ -38,6 +38,9 @@ class Source:
     position: Gtid | None
     now: datetime
     logs: tuple[LogOfNode, ...]  # oldest first
+    renumbered: bool = (
+        False  # its numbers went down: a GTID means another transaction here than on other nodes
+    )
 
 
 def read_source(
@@ -51,6 +54,7 @@ def read_source(
     _require_gtids(session.node.name, {name: str(value) for name, value in told.items()})
     local = local_domains | {int(told["local_domain"])}
     position = latest(parse_gtids(str(told["position"])), local)
+    logs, renumbered = _logs(session, local, position, wanted)
     return Source(
         node=session.node.name,
         timeline=timeline,
@@ -58,7 +62,8 @@ def read_source(
         local_domain=int(told["local_domain"]),
         position=position,
         now=told["now"].replace(tzinfo=UTC),
-        logs=_logs(session, local, position, wanted),
+        logs=logs,
+        renumbered=renumbered,
     )
 
 
@@ -86,24 +91,25 @@ def first_log(source: Source, archived: int | None) -> str:
 
 def _logs(
     session: Session, local: frozenset[int], position: Gtid | None, wanted: int | None
-) -> tuple[LogOfNode, ...]:
-    """Return the logs, newest first asked for where they begin, and no older ones than are needed."""
+) -> tuple[tuple[LogOfNode, ...], bool]:
+    """Return the logs, no older ones than are needed, and whether their numbers go down somewhere."""
     names = [str(row["Log_name"]) for row in session.rows("SHOW BINARY LOGS")]
     found: list[LogOfNode] = []
     for name in reversed(names):
-        after, begins_history = begin_of(*_first_gtids(session, name, local), position)
+        after, renumbered = begin_of(*_first_gtids(session, name, local), position)
         found.insert(0, LogOfNode(name, after))
-        if begins_history or (wanted is not None and after <= wanted):
+        if renumbered:
+            return tuple(found), True
+        if wanted is not None and after <= wanted:
             break
-    return tuple(found)
+    return tuple(found), False
 
 
 def begin_of(listed: Gtid | None, first: Gtid | None, position: Gtid | None) -> tuple[int, bool]:
-    """Return the number after which a log begins, and whether the cluster's history begins in it.
+    """Return the number after which a log begins, and whether its numbers are not those of the cluster.
 
     `listed` is the latest GTID that it begins with, `first` its first transaction; one without any begins where
-    the node is. A number that is lower than what was there before means that the server got other data and kept
-    its logs: those before belong to another timeline.
+    the node is. A server that started on data without a GTID in it takes up an old number of its own log.
     """
     if first is None:
         last = listed or position
