@@ -254,6 +254,7 @@ def test_the_commands_of_a_replay(archive: Archive) -> None:
 
 def test_only_the_lines_of_the_tool_are_touched() -> None:
     dropped = b"/*M!100001 SET @@session.server_id=1*//*!*/;\n/*!100001 SET @@session.server_id=77*//*!*/;\n"
+    dropped += b"/*!100001 SET @@SESSION.SERVER_ID=@@GLOBAL.SERVER_ID */;\n"
     counted = b"/*M!100001 SET @@session.gtid_seq_no=71*//*!*/;\n"
     kept = b"SET @@session.gtid_seq_no=71;\nSET @@session.server_id=1;\n"
     kept += b"-- /*!100001 SET @@session.server_id=1*//*!*/;\n\xff\xfe\n"

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from dbha.backup.children import start
 from dbha.backup.logical import client_options
@@ -36,12 +35,12 @@ def fetch_argv(options: str, directory: Path, first_log: str, *, forever: bool) 
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Fetch:
-    """A fetch in progress."""
+    """A fetch in progress; `said` is what the tool said, known once it has ended."""
 
     process: "subprocess.Popen[bytes]"
-    words: IO[bytes]
+    said: str = ""
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for its end, so long at most; return whether it ended."""
@@ -52,12 +51,10 @@ class Fetch:
         return True
 
     def problem(self) -> str:
-        """Return why it ended, in words; empty when all went well."""
+        """Return why it ended, in words, after the block; empty when all went well."""
         if self.process.returncode == 0:
             return ""
-        self.words.seek(0)
-        said = self.words.read().decode("utf-8", "replace").strip()[-_LAST_WORDS_BYTES:]
-        return f"mariadb-binlog ended with exit status {self.process.returncode}: {said or 'it said nothing'}"
+        return f"mariadb-binlog ended with exit status {self.process.returncode}: {self.said or 'it said nothing'}"
 
 
 @contextmanager
@@ -72,8 +69,9 @@ def fetching(
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words, pass_fds=(descriptor,),
             env=environment, umask=0o077,
         )  # fmt: skip
+        fetch = Fetch(process)
         try:
-            yield Fetch(process, words)
+            yield fetch
         finally:
             process.terminate()
             try:
@@ -81,3 +79,5 @@ def fetching(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            words.seek(0)
+            fetch.said = words.read().decode("utf-8", "replace").strip()[-_LAST_WORDS_BYTES:]

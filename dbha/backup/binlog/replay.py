@@ -24,6 +24,7 @@ _MOST_BYTES = 1 << 30  # the largest packet a server can be set to take
 # Only the very lines that the tool prints are touched. A node of a cluster refuses to be another server: ERROR 1231.
 # And a number set as `gtid_seq_no` does not move the cluster's own counter: what is written later would get it again.
 _DROP = r"/^\/\*M\{0,1\}![0-9]* SET @@session\.server_id=[0-9]*\*\/\/\*!\*\/;$/d"
+_RESET = r"/^\/\*M\{0,1\}![0-9]* SET @@SESSION\.SERVER_ID=@@GLOBAL\.SERVER_ID \*\/;$/d"
 _COUNT = r"s/^\(\/\*M\{0,1\}![0-9]* SET @@session\.\)\(gtid_seq_no=[0-9]*\*\/\/\*!\*\/;\)$/\1wsrep_\2/"
 
 
@@ -102,7 +103,7 @@ def read_argv(segment: Segment, local_domains: frozenset[int]) -> tuple[str, ...
 
 def filter_argv() -> tuple[str, ...]:
     """Return the command that turns what the tool prints into what a node of a cluster takes."""
-    return ("sed", "--expression", _DROP, "--expression", _COUNT)
+    return ("sed", "--expression", _DROP, "--expression", _RESET, "--expression", _COUNT)
 
 
 def client_argv(options: str) -> tuple[str, ...]:
