@@ -145,7 +145,8 @@ def _client(cluster: Cluster, node: Node, failures: list[str]) -> Iterator[IO[by
     with (
         client_options(cluster, node) as (option, descriptor),
         tempfile.TemporaryFile() as words,
-        _started(filter_argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words) as sed,
+        tempfile.TemporaryFile() as sed_words,
+        _started(filter_argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sed_words) as sed,
         _started(
             client_argv(option), stdin=sed.stdout, stdout=subprocess.DEVNULL, stderr=words,
             pass_fds=(descriptor,),
@@ -156,9 +157,10 @@ def _client(cluster: Cluster, node: Node, failures: list[str]) -> Iterator[IO[by
         sed.stdout.close()  # so that sed notices when the client ends early
         yield sed.stdin
         sed.stdin.close()
-        for name, tool in (("sed", sed), ("mariadb", client)):
-            if tool.wait():
-                failures.insert(0, _words_of(name, tool, words))
+        if sed.wait():
+            failures.insert(0, _words_of("sed", sed, sed_words))
+        if client.wait():
+            failures.insert(0, _words_of("mariadb", client, words, only="ERROR "))
 
 
 @contextmanager
@@ -182,9 +184,14 @@ def _ended(process: "subprocess.Popen[bytes]") -> bool:
     return True
 
 
-def _words_of(name: str, process: "subprocess.Popen[bytes]", words: IO[bytes]) -> str:
+def _words_of(name: str, process: "subprocess.Popen[bytes]", words: IO[bytes], only: str = "") -> str:
+    """Return how a tool ended and its last words: lines that begin with `only`.
+
+    The client repeats the statement that failed, and with it the rows and passwords that are in it.
+    """
     words.seek(0)
-    said = words.read().decode("utf-8", "replace").strip()[-_LAST_WORDS_BYTES:]
+    lines = words.read().decode("utf-8", "replace").splitlines()
+    said = "\n".join(line for line in lines if line.startswith(only)).strip()[-_LAST_WORDS_BYTES:]
     how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit status {process.returncode}"
     return f"{name} ended with {how}{': ' if said else ''}{said}"
 
