@@ -1,20 +1,17 @@
-"""`python -m benchmarks [NAME ...] [INSTANCES ...]`: prints tables for docs/benchmarks.md; names: see `_MEASURES`."""
-"""`python -m benchmarks [restore|backup|upgrade|replay] [SIZE ...]`: prints tables for docs/benchmarks.md."""
+"""`python -m benchmarks [NAME ...] [SIZE ...]`: prints tables for docs/benchmarks.md; names: see `_MEASURES`."""
 
 import sys
 from collections.abc import Sequence
 
-from benchmarks import backup, restore, upgrade, whole_restore
+from benchmarks import backup, replay, restore, upgrade, whole_restore
 
 _DEFAULTS = {
     "restore": (20_000, 60_000),
     "backup": (20_000,),
     "upgrade": (20_000,),
     "whole-restore": (15_000, 80_000),
+    "replay": (20_000,),
 }
-from benchmarks import backup, replay, restore, upgrade
-
-_DEFAULTS = {"restore": (20_000, 60_000), "backup": (20_000,), "upgrade": (20_000,), "replay": (20_000,)}
 _MEASURES = {
     "restore": restore.measure,
     "backup": backup.measure,

@@ -112,7 +112,7 @@ def _as_json(
         "stored_bytes": stored_bytes(archive.directory),
         "timelines": [_timeline_as_json(history) for history in histories],
         "last_backup": latest.id if latest else None,
-        "restorable_until": reach.as_json() if reach else None,
+        "reaches_until": reach.as_json() if reach else None,
         "reason": reach.reason if reach else "",
     }
 
@@ -156,7 +156,7 @@ def _print(
             app.console.line(f"  {line}")
     if latest and reach:
         until = f"until {_utc(reach.time)}, {reach.gtid}" if reach.time else "to no later point in time"
-        app.console.line(f"backup {latest.id} can be restored {until}")
+        app.console.line(f"from backup {latest.id} the archive reaches {until}")
         if reach.reason:
             app.console.line(f"  {reach.reason}")
 

@@ -216,7 +216,7 @@ def take_backup(found: RunningSandbox, archiving: Archiving) -> Manifest:
 
 
 def store(found: RunningSandbox) -> DirectoryStore:
-    return DirectoryStore(found.configuration.backup.stores["local"].directory)
+    return DirectoryStore(found.directory / "backups")
 
 
 @contextmanager
@@ -345,9 +345,9 @@ def test_logs_purged_before_they_were_fetched_are_a_gap_that_is_shown(
     cluster = found.cluster
     manifest = take_backup(found, archiving)
     assert archiving.run("backup", "archive", "--once").returncode == 0
-    before = json.loads(archiving.run("backup", "show", manifest.id, "--json").stdout)
+    before = json.loads(archiving.run("backup", "archive", "--status", "--json").stdout)
     last = position(cluster, cluster.nodes[0])
-    assert before["restorable_until"]["gtid"] == str(last)
+    assert before["reaches_until"]["gtid"] == str(last)
     assert archiving.run("backup", "archive", "--status").returncode == 0
     write(cluster, cluster.nodes[0], "lost 1", "lost 2")
     for node in cluster.nodes:
@@ -363,7 +363,7 @@ def test_logs_purged_before_they_were_fetched_are_a_gap_that_is_shown(
     (gap,) = status["timelines"][0]["gaps"]
     assert gap["missing"] == 2
     assert gap["first"] == str(replace(last, sequence=last.sequence + 1))
-    assert status["restorable_until"]["gtid"] == str(last)
+    assert status["reaches_until"]["gtid"] == str(last)
     with pytest.raises(UnsafeError, match=r"2 transaction\(s\) are missing"):
         plan_replay(Archive(archiving.directory), manifest, BeforeTime(datetime.now(UTC)))
     text = archiving.run("backup", "archive", "--status").stdout.decode()

@@ -12,6 +12,7 @@ import pytest
 from dbha.cli.main import cli
 
 UNITS = Path(__file__).parents[2] / "packaging" / "systemd"
+SERVICES = sorted(unit.name for unit in UNITS.glob("*.service"))
 PROGRAM = "/usr/local/bin/dbha"
 MOST_EXPOSURE = 20  # of 100; what is left is the network, and the machine's other processes and users
 needs_systemd = pytest.mark.skipif(
@@ -39,18 +40,19 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
 
 
 @needs_systemd
-def test_verify_would_notice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SERVICES)
+def test_verify_would_notice(tmp_path: Path, name: str) -> None:
     units = with_a_program(tmp_path)
-    (service,) = [unit for unit in units if unit.suffix == ".service"]
+    service = tmp_path / name
     service.write_text(service.read_text().replace("ProtectClock=", "ProtectClok="))
     assert "ProtectClok" in analyze("verify", *units).stderr
 
 
 @needs_systemd
-def test_the_service_may_do_little(tmp_path: Path) -> None:
-    units = with_a_program(tmp_path)
-    (service,) = [unit for unit in units if unit.suffix == ".service"]
-    done = analyze("security", "--offline=true", f"--threshold={MOST_EXPOSURE}", service)
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_services_may_do_little(tmp_path: Path, name: str) -> None:
+    with_a_program(tmp_path)
+    done = analyze("security", "--offline=true", f"--threshold={MOST_EXPOSURE}", tmp_path / name)
     assert done.returncode == 0, done.stdout[-200:]
 
 

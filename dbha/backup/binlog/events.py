@@ -156,7 +156,7 @@ class LogReader:
     def _damaged(self, why: str) -> FoundWrongError:
         return FoundWrongError(
             f"{self.path.name} is damaged at byte {self._offset}: {why}",
-            hint="dbha backup archive --status     shows what can be restored without it",
+            hint="dbha backup archive --status     shows what is archived without it",
         )
 
 

@@ -156,7 +156,7 @@ def _read(
     if part.sealed and sha256_of(part.path) != part.record.content_sha256:
         raise FoundWrongError(
             f"the archived log {part.path} was changed since it was archived: its sha256 is another",
-            hint="dbha restore ... --to a GTID or time before it",
+            hint="choose a GTID or a time before it",
         )
     segment: Segment | None = None
     with LogReader(part.path) as reader:
