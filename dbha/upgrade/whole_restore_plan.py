@@ -179,7 +179,9 @@ class _World:
         ]
         lift_fence(self.cluster, node, accounts, guard=context.guard)
         changed = provision(self.cluster, node, *self._services_with_passwords()).accounts
-        words = f"{', '.join(changed)}: the present passwords, not those of the backup" if changed else ""
+        if not changed:
+            return {"accounts": []}
+        words = f"{', '.join(changed)}: the present passwords, not those of the backup"
         return {"accounts": list(changed), "note": words}
 
     def _services_with_passwords(self) -> tuple[list[Service], dict[str, Secret]]:
