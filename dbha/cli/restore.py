@@ -15,7 +15,7 @@ from dbha.journal import RunRecord
 from dbha.journal import as_json as run_as_json
 from dbha.upgrade.restore_plan import RestoreSpec, ServiceToRestore, restore_plan
 from dbha.upgrade.site import Site
-from dbha.upgrade.whole_restore_decide import decide
+from dbha.upgrade.whole_restore_decide import decide, require_admitted
 from dbha.upgrade.whole_restore_plan import WORKFLOW as WHOLE
 from dbha.upgrade.whole_restore_plan import WholeRestoreSpec, whole_restore_plan
 from dbha.upgrade.whole_restore_undo import WORKFLOW as UNDO
@@ -134,10 +134,10 @@ def _undo(app: App, run: str, *, dry_run: bool, yes: bool, as_json: bool) -> Non
     site = app.site
 
     def decide_undo() -> WholeRestoreUndoSpec:
-        record = app.journal.run(run)
-        return WholeRestoreUndoSpec(
-            run=record.id, restored=kept_by(site, record), served=site.verdict().serving
-        )
+        record, states = app.journal.run(run), site.observe()
+        require_admitted(states)
+        served = site.verdict_of(states).serving
+        return WholeRestoreUndoSpec(run=record.id, restored=kept_by(site, record), served=served)
 
     if dry_run:
         _show(app, undo_plan(decide_undo(), site, app.journal.has_ended))

@@ -16,6 +16,15 @@ from dbha.upgrade.restore_plan import ServiceToRestore
 from dbha.upgrade.whole_restore_plan import WholeRestoreSpec
 
 
+def require_admitted(states: Sequence[NodeState]) -> None:
+    """Raise UnreachableError when a node answers and refuses the administrator: the cluster may well serve."""
+    if refusing := [state.error for state in states if state.is_refusing]:
+        raise UnreachableError(
+            "; ".join(refusing),
+            hint="set the password of the administrator that the servers have now, then try again",
+        )
+
+
 def decide(
     manifest: Manifest,
     nodes: Sequence[Node],
@@ -26,14 +35,9 @@ def decide(
 ) -> WholeRestoreSpec:
     """Return what will be done. Raises UsageError, UnreachableError or UnsafeError with every reason against it.
 
-    A cluster that is all down may be restored. One that answers and refuses the administrator is not down: whose
-    it is must be known first.
+    A cluster that is all down may be restored, too.
     """
-    if refusing := [state.error for state in states if state.is_refusing]:
-        raise UnreachableError(
-            "; ".join(refusing),
-            hint="set the password of the administrator that the servers have now, then try again",
-        )
+    require_admitted(states)
     verdict = assess(states, expected=len(nodes))
     if unknown := sorted(set(accept_missing) - {node.name for node in nodes}):
         raise UsageError(f"no node is called {', '.join(unknown)}; there are {', '.join(map(str, nodes))}")

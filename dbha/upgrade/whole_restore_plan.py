@@ -59,11 +59,14 @@ def playbooks_of(site: Site) -> Playbooks:
     return Playbooks(site.configuration.inventory, site.configuration.state / "ansible")
 
 
-def take_lease(cluster: Cluster, claim: Claim, has_ended: Callable[[str], bool]) -> int:
-    """Take the lease, leave it taken, and return its token: nobody else begins a run until it is given back."""
+def take_lease(cluster: Cluster, claim: Claim, has_ended: Callable[[str], bool], *, again: bool) -> int:
+    """Take the lease, leave it taken, and return its token: nobody else begins a run until it is given back.
+
+    `again`: an earlier process of this run may have taken it, and is gone.
+    """
     lease = Lease.acquire(
         cluster, run_id=claim.run_id, workflow=claim.workflow, holder=claim.holder, ttl_s=claim.ttl_s,
-        take_over_run=claim.run_id, proven_dead=True, has_ended=has_ended,
+        take_over_run=claim.run_id, proven_dead=again, has_ended=has_ended,
     )  # fmt: skip
     lease.close()
     return lease.token
@@ -111,7 +114,7 @@ class _World:
         """Take the lease and leave it taken: nobody else begins a run on the cluster that is about to end."""
         if not self.spec.served:
             return {"token": 0, "locked": [], "note": "no cluster serves: there is nobody to hold off"}
-        token = take_lease(self.cluster, self.claim(context), self.has_ended)
+        token = take_lease(self.cluster, self.claim(context), self.has_ended, again=context.interrupted)
         locked = [[user, host] for user, host, is_locked in self.fencing.intent()["accounts"] if is_locked]
         return {"token": token, "locked": locked}
 

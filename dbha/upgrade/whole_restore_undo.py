@@ -78,7 +78,9 @@ class _World:
             return {"note": "no cluster serves: there is nobody to hold off"}
         ttl_s = self.site.configuration.limits.lease_ttl_s
         claim = Claim(context.run_id, WORKFLOW, controller_name(), ttl_s)
-        return {"token": take_lease(self.directories.cluster, claim, self.has_ended)}
+        return {
+            "token": take_lease(self.directories.cluster, claim, self.has_ended, again=context.interrupted)
+        }
 
     def let_go(self, context: StepContext) -> Facts:
         give_back(self.site, context.run_id, self.spec.run)  # the old data has the lease of the restore in it

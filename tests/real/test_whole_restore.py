@@ -237,6 +237,8 @@ def test_the_old_data_is_there_until_it_is_forgotten(cloud: Cloud) -> None:
     run = restored_run(cloud)
     require_restored(cloud)
     assert f"dbha restore --undo {run}" in cloud.run("runs", "show").stdout
+    said = cloud.run("restore", "--undo", run, "--yes", expect=5, DBHA_SECRET_ADMIN_PASSWORD="wrong")
+    assert "refused the account" in said.stderr
     cloud.run("restore", "--undo", run, "--yes", fault="after:done:return:node2")
     cloud.run("runs", "resume", "--roll-back", expect=7)
     require_restored(cloud)
