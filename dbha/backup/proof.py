@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dbha.backup.aside import tables_of
+from dbha.backup.definitions import fingerprint
 from dbha.cluster.handle import Cluster, side_by_side
 from dbha.database import Session, identifier
 from dbha.errors import DbhaError
+from dbha.heads import Heads, in_words, read_heads
 from dbha.inventory import Node
 
 Checksums = dict[str, int]  # "database.table" to what CHECKSUM TABLE says of it
@@ -70,6 +72,16 @@ def require_equal(expected: Mapping[str, int], found: Mapping[str, Mapping[str, 
     if differences := compare(expected, found):
         shown = "; ".join(map(str, differences[:3]))
         raise NotProvenError(f"{len(differences)} table(s) differ: {shown}")
+
+
+def prove_structure(cluster: Cluster, node: Node, heads: Heads, expected: str) -> None:
+    """Raise NotProvenError unless the node has these schema heads, and `expected` is its structure's fingerprint."""
+    with cluster.session(node) as session:
+        session.execute("SET SESSION wsrep_sync_wait = 1")
+        if (found := read_heads(session, tuple(heads))) != heads:
+            raise NotProvenError(f"{node}: the schema is at {in_words(found)}, not at {in_words(heads)}")
+        if fingerprint(session, tuple(heads)) != expected:
+            raise NotProvenError(f"{node}: the structure of {', '.join(heads)} is not that of the backup")
 
 
 def prove_replication(cluster: Cluster, writer: Node, nodes: Iterable[Node], database: str) -> None:

@@ -39,6 +39,7 @@ from dbha.backup.proof import (
     checksums_everywhere,
     forget_probe,
     prove_replication,
+    prove_structure,
     require_equal,
 )
 from dbha.backup.staged_files import CopyFailedError
@@ -47,7 +48,7 @@ from dbha.cluster.assess import Verdict
 from dbha.cluster.handle import Cluster, side_by_side
 from dbha.database import NodeUnreachableError, SqlError
 from dbha.errors import DbhaError, UnreachableError
-from dbha.heads import Heads, in_words, read_heads
+from dbha.heads import Heads
 from dbha.inventory import Node
 from dbha.journal import Facts
 from dbha.transport import CommandFailedError
@@ -332,22 +333,14 @@ class ServiceRestore:
         if versioned is not None:
             forget_probe(self._cluster, writer, versioned)
         expected_structure = self._source.definitions().fingerprint_of(target.databases)
-        side_by_side(lambda node: self._prove_structure(target, node, expected_structure), reachable)
+        side_by_side(
+            lambda node: prove_structure(self._cluster, node, target.heads, expected_structure), reachable
+        )
         found = checksums_everywhere(self._cluster, target.databases, reachable)
         require_equal(target.before(context.facts) or found[writer.name], found)
         if versioned is not None:
             prove_replication(self._cluster, writer, reachable, versioned)
         return {"tables": len(found[writer.name]), "nodes": [node.name for node in reachable]}
-
-    def _prove_structure(self, target: Target, node: Node, expected: str) -> None:
-        with self._cluster.session(node) as session:
-            session.execute("SET SESSION wsrep_sync_wait = 1")
-            if (heads := read_heads(session, target.databases)) != target.heads:
-                raise NotProvenError(
-                    f"{node}: the schema is at {in_words(heads)}, not at {in_words(target.heads)}"
-                )
-            if fingerprint(session, target.databases) != expected:
-                raise NotProvenError(f"{node}: the structure of {target.service} is not that of the backup")
 
     def drop_aside(self, target: Target, context: StepContext) -> Facts:
         """Drop what this run moved aside of the service, if anything; return the names of the databases."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from dbha.backup.bad_backup import BadBackupError
-from dbha.backup.definitions import fingerprint
 from dbha.backup.manifest import Manifest
 from dbha.backup.node_place import NodePlace, NodePlaceError
 from dbha.backup.proof import (
@@ -20,6 +19,7 @@ from dbha.backup.proof import (
     checksums_everywhere,
     forget_probe,
     prove_replication,
+    prove_structure,
     require_equal,
 )
 from dbha.backup.store import Store
@@ -28,7 +28,7 @@ from dbha.cluster.bootstrap import begin_history, start_nodes, stop_nodes, wait_
 from dbha.cluster.handle import Cluster, side_by_side
 from dbha.cluster.saved_state import SavedState, furthest, view_text
 from dbha.errors import DbhaError, FoundWrongError, RestoreFailedError
-from dbha.heads import Heads, in_words, read_heads
+from dbha.heads import Heads
 from dbha.inventory import Node
 
 _SYNCED_WITHIN_S = 300.0
@@ -166,20 +166,12 @@ class WholeRestore(Directories):
         if versioned is not None:
             forget_probe(self.cluster, nodes[0], versioned)
         expected = self.store.definitions(self.manifest.id).fingerprint_of(databases)
-        side_by_side(lambda node: self._prove_structure(node, heads, expected), nodes)
+        side_by_side(lambda node: prove_structure(self.cluster, node, heads, expected), nodes)
         found = checksums_everywhere(self.cluster, databases, nodes)
         require_equal(found[nodes[0].name], found)
         if versioned is not None:
             prove_replication(self.cluster, nodes[0], nodes, versioned)
         return len(found[nodes[0].name])
-
-    def _prove_structure(self, node: Node, heads: Heads, expected: str) -> None:
-        with self.cluster.session(node) as session:
-            session.execute("SET SESSION wsrep_sync_wait = 1")
-            if (found := read_heads(session, tuple(heads))) != heads:
-                raise NotProvenError(f"{node}: the schema is at {in_words(found)}, not at {in_words(heads)}")
-            if fingerprint(session, tuple(heads)) != expected:
-                raise NotProvenError(f"{node}: the structure is not that of the backup")
 
     def _prepare_memory_bytes(self, node: Node) -> int:
         """Return half of the memory that the node's host has to spare, shared by the nodes that are on it."""

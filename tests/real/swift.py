@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.real.sshd import free_port
+
 ACCESS_KEY, SECRET_KEY, BUCKET = "dbha:backup", "sEcret/of+the=bucket", "backups"
 START_TIMEOUT_S = 60.0
 STORAGE = ("account", "container", "object")
@@ -58,19 +60,12 @@ use = egg:swift#dlo
 """
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @dataclass
 class Swift:
     """A server that may be stopped and started again; what it stores stays."""
 
     directory: Path
-    port: int = field(default_factory=_free_port)
+    port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
