@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +23,7 @@ from dbha.errors import BusyError, FoundWrongError, UsageError
 PARTIAL, FAILED, DELETING = ".partial", ".failed", ".deleting"
 MANIFEST, VERIFICATION, FAILURE, LOG = "manifest.json", "verification.json", "failure.json", "backup.log"
 MARK = "keep.json"
+_PATIENCE_S, _PAUSE_S = 1.0, 0.01  # longer than those who only look hold the lock of a draft
 _LOOKS = 20  # while others publish and delete; nobody does so that often
 STREAM = "stream.mbs.zst"  # while it is written; then it is called what the manifest says
 _BLOCK_BYTES = 1 << 20
@@ -140,11 +142,12 @@ class DirectoryDraft:
         self._partial = directory / f"{backup_id}{PARTIAL}"
         self._partial.mkdir(mode=0o700, exist_ok=True)
         self._lock = os.open(self._partial, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise BusyError(f"backup {backup_id} is being written") from error
+        deadline_s = time.monotonic() + _PATIENCE_S
+        while not _try_lock(self._lock, fcntl.LOCK_EX):
+            if time.monotonic() > deadline_s:
+                os.close(self._lock)
+                raise BusyError(f"backup {backup_id} is being written")
+            time.sleep(_PAUSE_S)
         self._stream = open(self._partial / STREAM, "ab", buffering=0, opener=_private)  # noqa: SIM115
 
     def kept(self) -> Iterator[bytes]:
@@ -264,12 +267,17 @@ def _size(place: Path) -> int:
 
 
 def _is_locked(place: Path) -> bool:
+    """Tell whether somebody writes there. To find out it takes the lock for an instant, shared with all who look."""
     with _opened(place) as directory:
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+        return not _try_lock(directory, fcntl.LOCK_SH)
+
+
+def _try_lock(directory: int, kind: int) -> bool:
+    try:
+        fcntl.flock(directory, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
+    return True
 
 
 def _write_durably(path: Path, content: bytes) -> None:

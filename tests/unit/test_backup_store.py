@@ -1,8 +1,10 @@
 """What a directory store shows at every moment of a backup's life, and after it was cut off there."""
 
+import fcntl
 import hashlib
 import os
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,6 +122,18 @@ def test_who_writes_is_seen_and_protected(store: DirectoryStore) -> None:
     assert only(store).status is Status.INTERRUPTED
     store.delete(FIRST)
     assert store.list() == ()
+
+
+def test_who_looks_at_a_draft_keeps_nobody_from_writing_it(store: DirectoryStore) -> None:
+    store.begin(FIRST).leave()
+    looking = os.open(store.directory / f"{FIRST}.partial", os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    assert only(store).status is Status.INTERRUPTED  # nor does it look like a writer to others
+    with ThreadPoolExecutor(1) as pool:
+        beginning = pool.submit(store.begin, FIRST, go_on=True)
+        time.sleep(0.05)
+        os.close(looking)
+        beginning.result().leave()
 
 
 def test_a_cut_off_deletion_is_finished_by_the_next(store: DirectoryStore) -> None:
