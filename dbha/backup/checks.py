@@ -13,7 +13,7 @@ from dbha.config.model import BackupCheckPolicy
 
 _COMPARED = 5  # with so many before it the newest backup is compared; one odd one among them does no harm
 _CLOCK_MAY_DIFFER = timedelta(minutes=5)
-_FAILURES = (Status.FAILED, Status.INTERRUPTED, Status.BAD, Status.DAMAGED)
+_FAILURES = (Status.FAILED, Status.INTERRUPTED, Status.ORPHANED, Status.BAD, Status.DAMAGED)
 _HOUR_S = 3600
 
 
@@ -71,15 +71,17 @@ class Result:
 def check(known: Known, policy: BackupCheckPolicy, now: datetime) -> tuple[Result, ...]:
     """Return the result of every test, always in the same order."""
     good = good_ones(known.backups)
+    full = [backup for backup in good if backup.base is None]
     return (
         _age("age", "complete", good, policy.warning_age_h, policy.critical_age_h, now),
         _age(
             "verified", "verified", [backup for backup in good if backup.verified],
             policy.verified_warning_age_h, policy.verified_critical_age_h, now,
         ),
+        _age("full", "full", full, policy.full_warning_age_h, policy.full_critical_age_h, now),
         _size([known.sizes[backup.id] for backup in good], policy),
         _failures(known.backups, good, policy),
-        _minimum(len(good), policy),
+        _minimum(len(full), policy),
         _room(known.free_bytes, [known.sizes[backup.id] for backup in good], policy),
     )  # fmt: skip
 
@@ -119,15 +121,24 @@ def _age(
 
 
 def _size(newest_first: Sequence[Sizes], policy: BackupCheckPolicy) -> Result:
-    """Compare the newest with those before it. Unpacked: how well it was compressed says nothing of the data."""
-    alike = [sizes.raw_bytes for sizes in newest_first if sizes.kind == newest_first[0].kind]
+    """Compare the newest with those before it. Unpacked: how well it was compressed says nothing of the data.
+
+    How much an incremental one holds says nothing of the data either: then the size of all tables is compared.
+    """
+    is_full = bool(newest_first) and newest_first[0].kind == "full"
+    what = "unpacked" if is_full else "of tables"
+    alike = (
+        [sizes.raw_bytes for sizes in newest_first if sizes.kind == "full"]
+        if is_full
+        else [sizes.data_bytes for sizes in newest_first]
+    )
     usual = median(alike[1 : _COMPARED + 1]) if len(alike) > 1 else 0
     if not usual:
         return Result("size", Level.OK, "there are no two backups to compare")
     change = (alike[0] - usual) / usual * 100
     low, high = -policy.shrunk_percent, policy.grown_percent
     figure = Figure("size_change", round(change, 1), "%", f"{low:g}:{high:g}")
-    detail = f"{in_mib(alike[0])} unpacked, {change:+.0f} % against those before it"
+    detail = f"{in_mib(alike[0])} {what}, {change:+.0f} % against those before it"
     level = _level(not low <= change <= high, bad=False)
     limit = f" (limits {low:+g} % and {high:+g} %)" if level else ""
     return Result("size", level, detail + limit, figure)
@@ -145,8 +156,9 @@ def _failures(backups: Sequence[Listed], good: Sequence[Listed], policy: BackupC
 
 
 def _minimum(good: int, policy: BackupCheckPolicy) -> Result:
+    """Count the full ones: when one is lost, so is everything that is based on it."""
     least = policy.minimum_good
-    detail = f"{good} good backup{'' if good == 1 else 's'}, at least {least} wanted"
+    detail = f"{good} good full backup{'' if good == 1 else 's'}, at least {least} wanted"
     return Result(
         "minimum", _level(good < least, good < least), detail, Figure("good", good, "", "", f"{least}:")
     )

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from dbha.backup.chains import judged
 from dbha.backup.definitions import Definitions
 from dbha.backup.keep import KeepMark, unreadable_mark
 from dbha.backup.manifest import BACKUP_ID, Manifest, Verification, sealed, unsealed
@@ -120,7 +121,7 @@ class DirectoryStore:
         if not self.directory.is_dir():
             return ()
         places = [place for place in self.directory.iterdir() if BACKUP_ID.fullmatch(place.name[:21])]
-        return tuple(_look(place) for place in sorted(places))
+        return judged([_look(place) for place in sorted(places)])
 
     def _whole(self, backup_id: str) -> Path:
         """Return where a backup is that was complete once. Raises UsageError when there is none, or none any more."""

@@ -68,13 +68,42 @@ class RowCounts(Record):
     why_not: str = ""
 
 
+class LsnRange(Record):
+    """Which changes a backup brings, by the log sequence numbers of its donor; `from_lsn` of a full one is 0."""
+
+    from_lsn: int
+    to_lsn: int
+
+
+class Origin(Record):
+    """What tells whether a data directory descends from this backup's: see lineage.
+
+    `mark` was written into it just after the copy. Tables made or imported since then have ids above `last_table`.
+    """
+
+    mark: str
+    mark_table: int  # the id of the table with the mark: a logical copy of the mark has another one
+    last_table: int
+
+
+class Base(Record):
+    """The backup that an incremental one goes on from, by the sha256 of its stored stream."""
+
+    id: BackupId
+    sha256: Sha256
+
+
 class Manifest(Record):
     """Everything about one complete backup. It is written last: a backup exists when its manifest does."""
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     id: BackupId
     cluster: str
-    kind: Literal["full"] = "full"
+    kind: Literal["full", "incremental"] = "full"
+    base: Base | None = None  # of an incremental one
+    depth: int = 0  # how many incremental ones have to be applied to the full one, this one included
+    lsn: LsnRange | None = None
+    origin: Origin | None = None  # None: nothing can be based on it
     label: str
     created: datetime
     finished: datetime

@@ -40,7 +40,7 @@ def listed(
             created=backup.created,
             status=backup.status,
             verified=backup.verified,
-            base=None,  # there are only full backups
+            base=backup.manifest.base.id if backup.manifest and backup.manifest.base else None,
             mark=str(backup.mark) if backup.mark and backup.mark.holds(now) else "",
             run=needed.get(backup.id, ""),
         )

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import BinaryIO
 
+from dbha.backup.chains import judged
 from dbha.backup.definitions import Definitions
 from dbha.backup.directory_store import FAILURE, LOG, MANIFEST, MARK, VERIFICATION
 from dbha.backup.keep import KeepMark, unreadable_mark
@@ -57,7 +58,7 @@ class RemoteStore:
         """See Store."""
         found = by_backup(self._objects.list(""))
         with ThreadPoolExecutor(_LOOKS_SIDE_BY_SIDE) as pool:
-            return tuple(pool.map(lambda each: self._look(*each), found.items()))
+            return judged(list(pool.map(lambda each: self._look(*each), found.items())))
 
     def manifest(self, backup_id: str) -> Manifest:
         """See Store."""

@@ -162,7 +162,7 @@ def _why_shown(backup: Listed, policy: RetentionPolicy, now: datetime) -> Iterat
 def _why_quarantined(backup: Listed) -> Iterator[str]:
     if backup.status in (Status.BAD, Status.DAMAGED):
         yield f"{backup.status} ones stay until you ask for them with --bad"
-    if backup.status is Status.COMPLETE:
+    if backup.status in (Status.COMPLETE, Status.ORPHANED):
         yield f"its base {backup.base} is not good: it stays until you ask for it with --bad"
 
 
@@ -180,7 +180,7 @@ def _why_deleted(backup: Listed, policy: RetentionPolicy, *, good: bool) -> str:
     if good:
         return "no rule wants it"
     match backup.status:
-        case Status.COMPLETE:
+        case Status.COMPLETE | Status.ORPHANED:
             return f"its base {backup.base} is not good, and you asked for those"
         case Status.FAILED:
             return f"it failed, and is {policy.failed_days} days old or older"

@@ -20,17 +20,18 @@ class Status(StrEnum):
     WRITING = "writing"  # a process is at it now
     INTERRUPTED = "interrupted"  # its writing or its deletion was cut off, and nobody is at it any more
     FAILED = "failed"  # its data is gone, its log was kept
+    ORPHANED = "orphaned"  # it is complete, and what it is based on is missing or not good
     BAD = "bad"  # it was complete, and a verification found that it cannot be restored
     DAMAGED = "damaged"  # it was complete, and its manifest cannot be read any more
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBackup:
-    """What a store has of one backup. Only a complete or bad one has a manifest."""
+    """What a store has of one backup. Only a complete, orphaned or bad one has a manifest."""
 
     id: str
     status: Status
-    reason: str  # why it is not complete
+    reason: str  # why it is not complete, or why that is not enough
     stored_bytes: int
     manifest: Manifest | None = None
     verification: Verification | None = None
@@ -95,7 +96,7 @@ class Store(Protocol):
         """
 
     def list(self) -> Sequence[StoredBackup]:
-        """Return all backups, also those that failed, in the order of their ids."""
+        """Return all backups, also those that failed, in the order of their ids, judged with their bases."""
 
     def manifest(self, backup_id: str) -> Manifest:
         """Return a manifest. Raises FoundWrongError when it is damaged or not there."""
@@ -148,8 +149,17 @@ def resolve(backups: Sequence[StoredBackup], name: str) -> str:
 
 
 def stored_ratio(backups: Sequence[StoredBackup]) -> float | None:
-    """Return stored to raw bytes of the newest complete backup, or None when there is none."""
-    complete = [backup.manifest for backup in backups if backup.manifest is not None]
-    if not complete or complete[-1].data_bytes == 0:
+    """Return stored to raw bytes of the newest full backup, or None when there is none."""
+    return _ratio(backups, "full")
+
+
+def incremental_ratio(backups: Sequence[StoredBackup]) -> float | None:
+    """Return stored bytes of the newest incremental backup to the size of all data then, or None."""
+    return _ratio(backups, "incremental")
+
+
+def _ratio(backups: Sequence[StoredBackup], kind: str) -> float | None:
+    known = [each.manifest for each in backups if each.manifest is not None and each.manifest.kind == kind]
+    if not known or known[-1].data_bytes == 0:
         return None
-    return complete[-1].stream.stored_bytes / complete[-1].data_bytes
+    return known[-1].stream.stored_bytes / known[-1].data_bytes

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import click
 
+from dbha.backup.chains import refuse_needed
 from dbha.backup.donor import choose_donor
 from dbha.backup.estimate import check_room, local_room, room_in, staging_needs, store_needs
 from dbha.backup.keep import refuse_kept
@@ -12,7 +13,7 @@ from dbha.backup.levels import Level
 from dbha.backup.manifest import new_backup_id
 from dbha.backup.plans import BackupSpec, backup_plan
 from dbha.backup.pruning import Pruning
-from dbha.backup.store import StoredBackup, resolve, stored_ratio
+from dbha.backup.store import Store, StoredBackup, resolve, stored_ratio
 from dbha.backup.verify import verify as verify_backup
 from dbha.cli import archive, backup_check, keeping
 from dbha.cli.app import App
@@ -129,13 +130,13 @@ def _in_stores(app: App, names: tuple[str, ...]) -> tuple[list[tuple[str, Stored
     return sorted(found, key=lambda each: each[1].id), exit_code
 
 
-_COLUMNS = ("BACKUP", "STATUS", "VERIFIED", "STORED", "DATA", "SEQNO", "KEPT", "LABEL")
+_COLUMNS = ("BACKUP", "KIND", "STATUS", "VERIFIED", "STORED", "DATA", "SEQNO", "KEPT", "LABEL")
 
 
 def _row(backup: StoredBackup) -> tuple[str, ...]:
     manifest = backup.manifest
     return (
-        backup.id, backup.status.value, in_verdict(backup), in_bytes(backup.stored_bytes),
+        backup.id, _kind(backup), backup.status.value, in_verdict(backup), in_bytes(backup.stored_bytes),
         in_bytes(manifest.data_bytes) if manifest else "-", str(manifest.seqno) if manifest else "-",
         _kept(backup), manifest.label if manifest else "",
     )  # fmt: skip
@@ -217,14 +218,14 @@ def verify(app: App, backup_id: str, level: str, store: str, as_json: bool) -> N
 @yes_option
 @click.pass_obj
 def delete(app: App, backup_id: str, store: str, yes: bool) -> None:
-    """Delete a backup, or what a failed one left; never one that `dbha backup keep` marked."""
+    """Delete a backup, or what a failed one left; never one that is marked, or that others are based on."""
     backups = app.site.store_of(store)
     resolved = resolve(backups.list(), backup_id)
-    refuse_kept(resolved, _find(app, resolved, store).mark, datetime.now(UTC))
+    _refuse_to_delete(backups, resolved)
     with app.controller() as controller, controller.holding("backup delete"):
         confirm(app.console, f"backup {resolved} is deleted from {backups.where}", yes=yes)
         with keeping.marks_of(app):
-            refuse_kept(resolved, _find(app, resolved, store).mark, datetime.now(UTC))
+            _refuse_to_delete(backups, resolved)
             backups.delete(resolved)
     app.console.line(f"{resolved} is deleted")
 
@@ -257,10 +258,24 @@ def _decide(app: App, label: str, *, verify: Level | None, store_name: str) -> B
     )
 
 
+def _refuse_to_delete(store: Store, backup_id: str) -> None:
+    backups = store.list()
+    mark = next((backup.mark for backup in backups if backup.id == backup_id), None)
+    refuse_kept(backup_id, mark, datetime.now(UTC))
+    refuse_needed(backups, backup_id)
+
+
 def _find(app: App, name: str, store: str) -> StoredBackup:
     backups = app.site.store_of(store).list()
     resolved = resolve(backups, name)
     return next(backup for backup in backups if backup.id == resolved)
+
+
+def _kind(backup: StoredBackup) -> str:
+    """Return `full`, or the backup that an incremental one is based on."""
+    if backup.manifest is None:
+        return "-"
+    return f"+{backup.manifest.base.id}" if backup.manifest.base else backup.manifest.kind
 
 
 def _kept(backup: StoredBackup) -> str:

@@ -1,12 +1,15 @@
 """`dbha backup copy`: the same backup in another store."""
 
 import time
+from dataclasses import dataclass
 
 import click
 
+from dbha.backup.chains import chain_of
 from dbha.backup.copy import copy_backup, needs_copy
 from dbha.backup.estimate import check_room, room_in
-from dbha.backup.store import Status, resolve
+from dbha.backup.manifest import Manifest
+from dbha.backup.store import Status, Store, resolve
 from dbha.cli.app import App
 from dbha.cli.options import json_option
 from dbha.console import in_bytes, in_seconds
@@ -28,8 +31,8 @@ from dbha.errors import UnsafeError, UsageError
 def copy(app: App, backup_id: str, target_name: str, source_name: str, as_json: bool) -> None:
     """Copy a backup to another store, unchanged; `latest` is the newest complete one.
 
-    Every byte is proven on its way. A copy that was cut off goes on where it was, and one that is there already is
-    left alone. It may run while others work with the cluster.
+    What it is based on is copied first. Every byte is proven on its way. A copy that was cut off goes on where it
+    was, and one that is there already is left alone. It may run while others work with the cluster.
     """
     source_name = source_name or app.configuration.backup.store
     if source_name == target_name:
@@ -43,20 +46,42 @@ def copy(app: App, backup_id: str, target_name: str, source_name: str, as_json: 
             f"backup {resolved} is {backup.status}: {backup.reason}",
             hint=f"dbha backup list --store {source_name}",
         )
-    there = next((each for each in target.list() if each.id == resolved), None)
-    began_s, needed = time.monotonic(), needs_copy(backup.manifest, there, target.where)
-    if needed:
-        left_bytes = backup.stored_bytes - (there.stored_bytes if there else 0)
-        check_room(room_in(target, max(0, left_bytes)))
-        with app.console.amount(f"copying {resolved} to {target_name}", backup.stored_bytes) as on_bytes:
-            copy_backup(source, target, backup.manifest, on_bytes)
-    seconds = time.monotonic() - began_s
+    chain = chain_of(backup.manifest, source.manifest)
+    copied = [_copy_one(app, source, target, manifest, target_name) for manifest in chain]
     if as_json:
-        app.console.json(
-            {"backup": resolved, "from": source_name, "to": target_name, "copied": needed,
-             "stored_bytes": backup.stored_bytes, "seconds": round(seconds, 3)}
-        )  # fmt: skip
+        *bases, own = (
+            {
+                "backup": each.id,
+                "copied": each.needed,
+                "stored_bytes": each.stored_bytes,
+                "seconds": each.seconds,
+            }
+            for each in copied
+        )
+        app.console.json({**own, "from": source_name, "to": target_name, "bases": bases})
         return
-    size = in_bytes(backup.stored_bytes)
-    done = f"{resolved}  {size}  copied to {target_name} in {in_seconds(seconds)}"
-    app.console.line(done if needed else f"{resolved}  {size}  is in {target_name} already")
+    for each in copied:
+        size = in_bytes(each.stored_bytes)
+        done = f"{each.id}  {size}  copied to {target_name} in {in_seconds(each.seconds)}"
+        app.console.line(done if each.needed else f"{each.id}  {size}  is in {target_name} already")
+
+
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """A backup that is in the target store now; `needed` when it was not there before."""
+
+    id: str
+    needed: bool
+    stored_bytes: int
+    seconds: float
+
+
+def _copy_one(app: App, source: Store, target: Store, manifest: Manifest, target_name: str) -> _Copied:
+    stored_bytes, began_s = manifest.stream.stored_bytes, time.monotonic()
+    there = next((each for each in target.list() if each.id == manifest.id), None)
+    needed = needs_copy(manifest, there, target.where)
+    if needed:
+        check_room(room_in(target, max(0, stored_bytes - (there.stored_bytes if there else 0))))
+        with app.console.amount(f"copying {manifest.id} to {target_name}", stored_bytes) as on_bytes:
+            copy_backup(source, target, manifest, on_bytes)
+    return _Copied(manifest.id, needed, stored_bytes, round(time.monotonic() - began_s, 3))

@@ -18,7 +18,7 @@ from dbha.console import in_bytes
 from dbha.errors import UnsafeError, UsageError
 
 WORKFLOW = "backup prune"
-_TO_KEEP = (Status.COMPLETE, Status.BAD, Status.DAMAGED)
+_TO_KEEP = (Status.COMPLETE, Status.ORPHANED, Status.BAD, Status.DAMAGED)
 
 
 @click.command("keep")

@@ -141,6 +141,8 @@ class BackupCheckPolicy(Section):
     critical_age_h: PositiveFloat = 50
     verified_warning_age_h: PositiveFloat = 26
     verified_critical_age_h: PositiveFloat = 8 * 24
+    full_warning_age_h: PositiveFloat = 8 * 24
+    full_critical_age_h: PositiveFloat = 15 * 24
     shrunk_percent: Annotated[PositiveFloat, Field(le=100)] = 30
     grown_percent: PositiveFloat = 100
     critical_failures: PositiveInt = 3

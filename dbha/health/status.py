@@ -140,6 +140,8 @@ def backup_as_json(backup: StoredBackup) -> dict[str, Any]:
     return {
         "id": backup.id,
         "kind": manifest.kind if manifest else None,
+        "base": manifest.base.id if manifest and manifest.base else None,
+        "depth": manifest.depth if manifest else None,
         "status": backup.status.value,
         "reason": backup.reason,
         **_verification_as_json(backup),

@@ -95,7 +95,19 @@ def test_age_of_the_last_verified_one(of: Known, level: Level, words: str) -> No
         pytest.param({1: raw(2000)}, Level.OK, "+100 %", id="at the upper limit"),
         pytest.param({1: raw(2010)}, Level.WARNING, "+101 %", id="grown"),
         pytest.param({2: raw(1)}, Level.OK, "+0 %", id="an odd one before it does no harm"),
-        pytest.param({1: replace(raw(1), kind="incremental")}, Level.OK, "no two", id="another kind"),
+        pytest.param(
+            {1: replace(raw(1), kind="incremental")},
+            Level.OK,
+            "of tables, +0 %",
+            id="what changed says nothing",
+        ),
+        pytest.param(
+            {1: replace(raw(1), kind="incremental", data_bytes=USUAL.data_bytes // 2)},
+            Level.WARNING,
+            "of tables, -50 %",
+            id="an incremental one of less data",
+        ),
+        pytest.param({2: replace(raw(1), kind="incremental")}, Level.OK, "+0 %", id="full ones only"),
         pytest.param({1: replace(USUAL, stored_bytes=1)}, Level.OK, "+0 %", id="only compressed better"),
     ],
 )
@@ -136,7 +148,24 @@ def test_all_failures_count_while_nothing_is_good() -> None:
 def test_minimum(least: int, level: Level) -> None:
     of = known(backup(3), backup(2, Status.BAD), backup(1))
     found = result("minimum", of, minimum_good=least)
-    assert (found.level, found.detail) == (level, f"2 good backups, at least {least} wanted")
+    assert (found.level, found.detail) == (level, f"2 good full backups, at least {least} wanted")
+
+
+def test_what_is_based_on_another_is_no_further_backup() -> None:
+    of = known(backup(3), backup(2, base=backup(3).id), backup(1, base=backup(3).id))
+    assert result("minimum", of, minimum_good=2).level is Level.CRITICAL
+    assert result("age", of).detail.endswith("is 60 min old") or "is 1 h old" in result("age", of).detail
+    assert "is 3 h old" in result("full", of).detail
+
+
+@pytest.mark.parametrize(
+    ("hours", "level"),
+    [(191, Level.OK), (193, Level.WARNING), (361, Level.CRITICAL)],
+)
+def test_age_of_the_last_full_one(hours: float, level: Level) -> None:
+    of = known(backup(hours), backup(1, base=backup(hours).id))
+    assert (result("age", of).level, result("full", of).level) == (Level.OK, level)
+    assert result("full", known()).detail == "there is no full backup"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +194,8 @@ def test_the_worst_counts() -> None:
 
 def test_the_line_for_nagios() -> None:
     assert nagios_line(check(known(backup(3), backup(1)), BackupCheckPolicy(), NOW)) == (
-        "BACKUP OK - 6 tests passed | age_s=3600s;93600;180000 verified_age_s=3600s;93600;691200"
+        "BACKUP OK - 7 tests passed | age_s=3600s;93600;180000 verified_age_s=3600s;93600;691200"
+        " full_age_s=3600s;691200;1296000"
         f" size_change=0%;-30:100; failures=0;0;2 good=2;;1: free={PLENTY}B;{3 * NEEDED}:;{NEEDED}:"
     )
 

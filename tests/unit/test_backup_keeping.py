@@ -108,10 +108,10 @@ class Site:
         assert code == expect, said
         return said.out + said.err
 
-    def backup(self, *, days: float, verified: bool = False) -> str:
+    def backup(self, *, days: float, verified: bool = False, base: str = "") -> str:
         """Put a backup of that age into the store and return its id."""
         backup_id = new_backup_id(datetime.now(UTC) - timedelta(days=days))
-        manifest = complete(self.store, backup_id)
+        manifest = complete(self.store, backup_id, base=self.store.manifest(base) if base else None)
         if verified:
             self.verify(backup_id, manifest.stream.sha256, "")
         return backup_id
@@ -335,18 +335,74 @@ def check(site: Site, *options: str, expect: int) -> str:
     return site.run("check", *options, expect=expect)
 
 
+def test_what_others_are_based_on_is_not_deleted(site: Site) -> None:
+    full = site.backup(days=3)
+    monday, tuesday = (site.backup(days=days, base=full) for days in (2, 1))
+    said = site.run("delete", full, "--yes", expect=4)
+    assert f"backup {full} is the base of {monday}, {tuesday}" in said
+    assert f"dbha backup delete {tuesday}\n" in said
+    assert site.ids() == [full, monday, tuesday]
+    site.run("keep", monday)
+    site.configure(retention={"last": 1})
+    site.run("prune", "--yes")
+    assert site.ids() == [full, monday, tuesday]
+    site.run("keep", monday, "--clear")
+    site.run("prune", "--yes")
+    assert site.ids() == [full, tuesday]
+
+
+def test_what_lost_its_base_is_shown_as_orphaned(site: Site) -> None:
+    full = site.backup(days=3)
+    first = site.backup(days=2, base=full)
+    second = site.backup(days=1, base=first)
+    assert f"{first}  +{full}  complete" in site.run("list")
+    site.verify(full, site.store.manifest(full).stream.sha256, "a byte is another")
+    listed = json.loads(site.run("list", "--json"))
+    assert [(each["kind"], each["base"], each["depth"], each["status"]) for each in listed] == [
+        ("full", None, 0, "bad"), ("incremental", full, 1, "orphaned"), ("incremental", first, 2, "orphaned"),
+    ]  # fmt: skip
+    assert listed[1]["reason"] == f"its base {full} is bad: a byte is another"
+    site.run("show", expect=1)  # there is no complete backup
+    assert "orphaned" in site.run("show", second)
+    site.store.delete(full)
+    listed = json.loads(site.run("list", "--json"))
+    assert listed[0]["reason"] == f"its base {full} is not there"
+    site.configure(retention={"last": 1})
+    site.run("prune", "--yes")
+    assert site.ids() == [first, second]
+    site.run("prune", "--bad", "--yes")
+    assert site.ids() == []
+
+
+def test_a_base_is_copied_first(site: Site) -> None:
+    site.configure(stores={"local": {"directory": "backups"}, "vault": {"directory": "vault"}})
+    full = site.backup(days=2)
+    increment = site.backup(days=1, base=full)
+    said = json.loads(site.run("copy", increment, "--to", "vault", "--json"))
+    assert (said["backup"], said["copied"]) == (increment, True)
+    assert [(each["backup"], each["copied"]) for each in said["bases"]] == [(full, True)]
+    vault = DirectoryStore(site.directory / "vault")
+    assert [(each.id, each.status) for each in vault.list()] == [
+        (full, Status.COMPLETE),
+        (increment, Status.COMPLETE),
+    ]
+    assert f"{full}  6 B  is in vault already" in site.run("copy", increment, "--to", "vault")
+    site.store.delete(full)
+    assert "is orphaned" in site.run("copy", increment, "--to", "vault", expect=4)
+
+
 def test_check(site: Site) -> None:
     assert "age: CRITICAL (there is no complete backup)" in check(site, expect=1)
     assert check(site, "--nagios", expect=2).startswith("BACKUP CRITICAL - age: there is no complete backup;")
     site.backup(days=0.1, verified=True)
     assert "age: OK" in check(site, expect=0)
-    assert check(site, "--nagios", expect=0).startswith("BACKUP OK - 6 tests passed | age_s=86")
+    assert check(site, "--nagios", expect=0).startswith("BACKUP OK - 7 tests passed | age_s=86")
     site.configure(check={"warning_age_h": 1})
     assert check(site, "--nagios", expect=1).startswith("BACKUP WARNING - age: ")
     answer = json.loads(check(site, "--json", expect=1))
     assert (answer["schema"], answer["level"]) == (1, "WARNING")
     assert [each["name"] for each in answer["tests"]] == [
-        "age", "verified", "size", "failures", "minimum", "room",
+        "age", "verified", "full", "size", "failures", "minimum", "room",
     ]  # fmt: skip
     check(site, "--json", "--nagios", expect=2)
 

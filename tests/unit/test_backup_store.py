@@ -13,7 +13,7 @@ import pytest
 
 from dbha.backup.definitions import DatabaseDefinition, Definitions
 from dbha.backup.directory_store import DirectoryStore
-from dbha.backup.manifest import DefinitionsFile, Manifest, StreamFile, Verification
+from dbha.backup.manifest import Base, DefinitionsFile, Manifest, StreamFile, Verification
 from dbha.backup.store import Status, StoredBackup, resolve, stored_ratio
 from dbha.errors import BusyError, FoundWrongError, UsageError
 from tests.unit.test_backup_manifest import MANIFEST
@@ -43,9 +43,12 @@ def manifest_of(backup_id: str, content: bytes) -> Manifest:
     )
 
 
-def complete(store: DirectoryStore, backup_id: str) -> Manifest:
+def complete(store: DirectoryStore, backup_id: str, *, base: Manifest | None = None) -> Manifest:
     content = DEFINITIONS.model_dump_json(by_alias=True).encode()
     manifest = manifest_of(backup_id, content)
+    if base is not None:
+        upon = Base(id=base.id, sha256=base.stream.sha256)
+        manifest = manifest.model_copy(update={"kind": "incremental", "base": upon, "depth": base.depth + 1})
     draft = store.begin(backup_id)
     draft.write(b"str")
     draft.write(b"eam")
