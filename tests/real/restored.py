@@ -12,7 +12,7 @@ from dbha.cluster.handle import Cluster
 from dbha.database import Account
 from dbha.errors import DbhaError
 from dbha.inventory import Node
-from tests.real.test_backup import free_ports
+from tests.real.lone_server import free_ports
 
 PATIENCE_S = 60.0
 

@@ -25,20 +25,20 @@ from dbha.backup.remote_store import RemoteStore
 from dbha.backup.s3_objects import S3Objects
 from dbha.backup.sftp_objects import SftpObjects
 from dbha.backup.store import Status, Store, StoredBackup
-from dbha.backup.take import take_backup
 from dbha.backup.verify import verify
 from dbha.errors import BackupFailedError, FoundWrongError, UsageError
 from dbha.secrets import Secret
 from tests.real.cloud import Cloud
 from tests.real.conftest import running_sandbox
+from tests.real.lone_server import Server, take
 from tests.real.places import PART_BYTES, Place, S3Bucket, SftpHost, prefix_of, s3_server, sftp_server
 from tests.real.sshd import Sshd
 from tests.real.swift import SECRET_KEY, Swift
-from tests.real.test_backup import DATABASES, POLICY, SERVICES, Server, running_server
 from tests.real.test_whole_restore import PLACEMENT, STRANGER, strangers
 from tests.unit.test_backup_manifest import MANIFEST
 from tests.unit.test_backup_store import DEFINITIONS, FIRST, SECOND
 
+pytest_plugins = ("tests.real.lone_fixtures",)
 pytestmark = pytest.mark.real
 
 STREAM = os.urandom(10 * PART_BYTES + 1000)
@@ -407,19 +407,6 @@ def test_a_copy_that_was_killed_goes_on(configured: Path, place: Place, tmp_path
 # --- of a real server
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
-
-
-def take(server: Server, store: Store, on_bytes: object = nothing) -> Manifest:
-    return take_backup(
-        server.cluster, store, server.node, backup_id=new_backup_id(), services=SERVICES, label="a test",
-        policy=POLICY, databases=DATABASES, on_bytes=on_bytes, on_line=nothing, timeout_s=120,  # type: ignore[arg-type]
-    )  # fmt: skip
-
-
 def test_a_backup_taken_right_into_it_is_good_until_a_bit_flips(
     server: Server, place: Place, tmp_path: Path
 ) -> None:
@@ -431,7 +418,7 @@ def test_a_backup_taken_right_into_it_is_good_until_a_bit_flips(
             cut.append(stored_bytes)
             place.cut()
 
-    manifest = take(server, store, cut_once)
+    manifest = take(server, store, on_bytes=cut_once)
     assert cut, "the store was cut in the middle"
     verify(store, manifest.id, tmp_path / "staging", on_bytes=nothing, keep=False)
     assert only(place.store()).verified
@@ -450,7 +437,7 @@ def test_a_backup_into_a_store_that_goes_away(server: Server, place: Place, tmp_
             place.stop()
 
     with pytest.raises(BackupFailedError, match=f"store `{place.name}` does not answer") as failed:
-        take(server, store, stop)
+        take(server, store, on_bytes=stop)
     assert failed.value.exit_code == 6
     place.start()
     assert [each.id for each in place.store().list() if each.status is Status.COMPLETE] == [older.id]
