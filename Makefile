@@ -5,9 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # What the controller and the sandbox run, and what the tests and benchmarks need beside it.
-PACKAGES := python3-venv mariadb-server mariadb-client mariadb-backup galera-4 socat zstd rsync procps iproute2 \
+PACKAGES := python3-venv mariadb-server mariadb-client mariadb-backup galera-4 socat zstd lz4 age rsync procps iproute2 \
             openssh-server openssh-client mydumper
-TOOLS := mariadbd mariadb mariadb-backup mbstream mariadb-install-db socat zstd rsync sshd mydumper
+TOOLS := mariadbd mariadb mariadb-backup mbstream mariadb-install-db socat zstd lz4 age rsync sshd mydumper
 MISSING = $(shell for tool in $(TOOLS); do PATH="$$PATH:/usr/sbin:/sbin" command -v $$tool >/dev/null || echo $$tool; done)
 
 .PHONY: help setup packages demo test test-quick test-real lint format docs benchmark clean

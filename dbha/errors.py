@@ -65,6 +65,10 @@ class UnreachableError(DbhaError):
     unchanged = "nothing was changed"
 
 
+class KeyMissingError(UnreachableError):
+    """A backup is encrypted, and no identity here opens it. That is no fault of the backup."""
+
+
 class BackupFailedError(DbhaError):
     """No good backup was made; older backups are as they were."""
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dbha.backup.chains import judged
-from dbha.backup.definitions import Definitions
 from dbha.backup.keep import KeepMark, unreadable_mark
 from dbha.backup.manifest import BACKUP_ID, Manifest, Verification, sealed, unsealed
 from dbha.backup.store import Status, StoredBackup
@@ -73,10 +72,6 @@ class DirectoryStore:
                 f"the definitions of backup {backup_id} are damaged", hint="dbha backup list"
             )
         return content
-
-    def definitions(self, backup_id: str) -> Definitions:
-        """See Store."""
-        return Definitions.model_validate_json(self.definitions_file(backup_id))
 
     def open_stream(self, backup_id: str) -> BinaryIO:
         """See Store."""

@@ -19,6 +19,7 @@ class Candidate:
     is_donor: bool  # it serves as a donor, or is desynced, for somebody else
     receive_queue: float
     free_bytes: int
+    lacks: tuple[str, ...] = ()  # tools of a backup that its host has not
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +61,12 @@ def choose_donor(candidates: Sequence[Candidate]) -> DonorChoice:
 
 def _why_not(candidate: Candidate, *, alone: bool) -> str:
     """Return why a node must not be read from; empty when it may."""
-    if not candidate.synced:
-        return "is not synced"
-    if not candidate.view_agrees:
-        return "does not see the cluster as the others do"
-    if candidate.is_donor:
-        return "is already a donor"
-    if candidate.receive_queue > RECEIVE_QUEUE_LIMIT:
-        return f"is {candidate.receive_queue:g} write sets behind"
-    if candidate.is_writer and not alone:
-        return "takes the writes"
-    return ""
+    reasons = (
+        (not candidate.synced, "is not synced"),
+        (not candidate.view_agrees, "does not see the cluster as the others do"),
+        (candidate.is_donor, "is already a donor"),
+        (candidate.receive_queue > RECEIVE_QUEUE_LIMIT, f"is {candidate.receive_queue:g} write sets behind"),
+        (bool(candidate.lacks), f"has no {', '.join(candidate.lacks)}"),
+        (candidate.is_writer and not alone, "takes the writes"),
+    )
+    return next((reason for is_true, reason in reasons if is_true), "")

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from dbha.backup.levels import Level
+from dbha.config.model import Compression
 from dbha.errors import FoundWrongError
 
 _ID = r"\d{8}T\d{6}Z-[0-9a-f]{4}"
@@ -46,6 +47,7 @@ class StreamFile(Record):
     stored_bytes: int
     raw_bytes: int
     sha256: Sha256
+    compression: Compression = Compression.ZSTD  # the only one of dbha 0.1
 
 
 class DefinitionsFile(Record):
@@ -53,6 +55,13 @@ class DefinitionsFile(Record):
 
     file: str = "definitions.json"
     sha256: Sha256
+
+
+class Encryption(Record):
+    """Who can open the files of a backup. Only the manifest is in plain."""
+
+    format: Literal["age"] = "age"
+    recipients: tuple[str, ...]  # public; each alone is enough
 
 
 class RowCounts(Record):
@@ -117,9 +126,15 @@ class Manifest(Record):
     services: dict[str, ServiceState]
     stream: StreamFile
     definitions: DefinitionsFile
+    encryption: Encryption | None = None
     data_bytes: int
     rows: RowCounts | None = None
     dbha_version: str
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """Who can open it; empty when it is in plain."""
+        return self.encryption.recipients if self.encryption else ()
 
 
 def _level_of_old(value: object) -> object:

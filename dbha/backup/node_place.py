@@ -10,11 +10,13 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
 
+from dbha.backup.compression import decompress_argv
+from dbha.backup.encryption import Readable
 from dbha.backup.tool_files import GALERA_FILES, INFO_FILES, galera_position
 from dbha.cluster.handle import Cluster
 from dbha.cluster.saved_state import STATE_FILE, VIEW_FILE, SavedState, parse_state, state_text
+from dbha.config.model import Compression
 from dbha.errors import DbhaError, FoundWrongError
 from dbha.inventory import Node
 from dbha.transport import RunningCommand
@@ -23,7 +25,7 @@ _TIMEOUT_S = 6 * 3600
 _READ_BYTES = 1 << 20
 _UNPACK = (
     'set -o pipefail; umask 077; mkdir -p -- "$1" && mkdir -- "$1/$2" && '
-    'zstd -dcq | mbstream -x -p 2 -C "$1/$2"'
+    '"${@:3}" | mbstream -x -p 2 -C "$1/$2"'
 )
 _TABLES = 'cd "$1" && find . -name "*.ibd" -printf "%P\\n"'
 # What the tool says of the backup is no part of a data directory. The one binary log in it holds the GTID that the
@@ -73,20 +75,19 @@ class NodePlace:
         """The directory on the node that holds what comes and what was."""
         return f"{self.node.datadir}.dbha/{self.run_id}"
 
-    def stage(self, stream: BinaryIO, on_block: Callable[[bytes], None]) -> str:
+    def stage(self, stream: Readable, compression: Compression) -> str:
         """Unpack a compressed stream into a directory with a new name and return its path on the node.
 
-        `on_block` gets every block of the stream, also those after a tool gave up. Raises NodePlaceError when one
-        did.
+        All of the stream is read, also after a tool gave up. Raises NodePlaceError when one did.
         """
         name = f"stage-{secrets.token_hex(4)}"
-        argv = ("bash", "-c", _UNPACK, "bash", self.path, name)
+        decompress = decompress_argv(compression) or ("cat",)
+        argv = ("bash", "-c", _UNPACK, "bash", self.path, name, *decompress)
         with self.cluster.transport(self.node).open(argv) as unpacking:
             said = threading.Thread(target=_drain, args=(unpacking.read,))
             said.start()
             is_reading = True
             while block := stream.read(_READ_BYTES):
-                on_block(block)
                 is_reading = is_reading and _written(unpacking, block)
             unpacking.close_stdin()
             said.join()

@@ -2,7 +2,7 @@
 
 stdin   this source; one line of JSON, the request; then nothing: its end means that the controller is gone,
         and then this program ends itself and all it started.
-stdout  the compressed stream, written by the compressor itself.
+stdout  the stream, written by the last of the tools that it goes through: compressed, encrypted.
 stderr  the words of the tools; the last line is the report, REPORT_MARK and JSON.
 
 The password lives in a file without a name, in memory, that only the children of this process can open.
@@ -141,12 +141,12 @@ def main() -> int:
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    """Copy, compress and watch; return the report."""
+    """Copy, compress, encrypt and watch; return the report."""
     members = Members()
     lines: collections.deque[str] = collections.deque(maxlen=30)
     report: dict[str, Any] = {"problem": "", "raw_bytes": 0}
     try:
-        compress = _start(request["compress"], stdin=subprocess.PIPE)
+        filters = _start_filters(request["filters"])
         backup = _start(
             request["backup"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(OPTIONS_FD,)
         )
@@ -154,15 +154,31 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         return {**report, "problem": f"cannot start {error.filename}: {error.strerror}"}
     listener = threading.Thread(target=_listen, args=(backup.stderr, lines))
     listener.start()
+    target = cast("IO[bytes]", filters[0].stdin) if filters else sys.stdout.buffer
     try:
-        report["raw_bytes"] = _relay(backup, compress, members, request["stall_limit_s"])
+        report["raw_bytes"] = _relay(backup, target, members, request["stall_limit_s"])
     except (ValueError, BrokenPipeError) as error:
         report["problem"] = str(error)
         backup.kill()
-    cast("IO[bytes]", compress.stdin).close()
-    report["backup_status"], report["compress_status"] = backup.wait(), compress.wait()
+    target.close()
+    report["backup_status"] = backup.wait()
+    report["filters"] = [
+        (argv[0], process.wait())
+        for argv, process in zip(request["filters"], filters)  # noqa: B905
+    ]
     listener.join()
     return {**report, **_seen(members, list(lines), set(request["expected"]))}
+
+
+def _start_filters(commands: list[list[str]]) -> list[subprocess.Popen[bytes]]:
+    """Start the tools that the stream goes through, each writing to the next one, the last to our stdout."""
+    started: list[subprocess.Popen[bytes]] = []
+    for command in reversed(commands):
+        output = started[0].stdin if started else None
+        started.insert(0, _start(command, stdin=subprocess.PIPE, stdout=output))
+        if output is not None:
+            output.close()  # else a tool would not see the end of what the one before it writes
+    return started
 
 
 def _seen(members: Members, lines: list[str], expected: set[str]) -> dict[str, Any]:
@@ -186,19 +202,18 @@ def _start(argv: list[str], **streams: Any) -> subprocess.Popen[bytes]:
 
 
 def _relay(
-    backup: subprocess.Popen[bytes], compress: subprocess.Popen[bytes], members: Members, stall_limit_s: int
+    backup: subprocess.Popen[bytes], target_pipe: IO[bytes], members: Members, stall_limit_s: int
 ) -> int:
-    """Hand the stream on to the compressor and return its length in bytes.
+    """Hand the stream on to the first tool and return its length in bytes.
 
     When nothing moves for `stall_limit_s`, everything ends: near its end mariadb-backup holds up the commits of
     this server, and a controller that hangs must not keep it there.
     """
     assert backup.stdout is not None
-    assert compress.stdin is not None
-    for pipe in (backup.stdout, compress.stdin):
+    for pipe in (backup.stdout, target_pipe):
         with contextlib.suppress(OSError):  # larger pipes are only quicker
             fcntl.fcntl(pipe.fileno(), _SET_PIPE_SIZE, _BLOCK_BYTES)
-    source, target = backup.stdout.fileno(), compress.stdin.fileno()
+    source, target = backup.stdout.fileno(), target_pipe.fileno()
     total_bytes = 0
     signal.alarm(stall_limit_s)
     while moved := _move(source, target, members):

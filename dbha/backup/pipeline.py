@@ -1,7 +1,8 @@
 """Run a backup on the donor's host and receive it: argument vectors, the request, the report, and its judgement.
 
-`mariadb-backup | zstd` runs on the donor, so the network carries compressed bytes. Between the two sits
-`node_program`, which sees every member of the stream pass; it knows what a shell pipeline would not tell.
+`mariadb-backup | zstd | age` runs on the donor, so what leaves it is compressed, and encrypted where that is asked
+for. Behind mariadb-backup sits `node_program`, which sees every member of the stream pass; it knows what a shell
+pipeline would not tell.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ class Report(Record):
     problem: str
     raw_bytes: int
     backup_status: int | None = None
-    compress_status: int | None = None
+    filters: tuple[tuple[str, int], ...] = ()  # the tools behind mariadb-backup, and how each ended
     completed: bool = False
     last_lines: tuple[str, ...] = ()
     last_member: str = ""
@@ -70,18 +71,6 @@ def backup_argv(node: Node, user: str, policy: BackupPolicy) -> tuple[str, ...]:
         f"--port={node.port}",
         "--protocol=tcp",
         f"--datadir={node.datadir}",
-    )
-
-
-def compress_argv(policy: BackupPolicy) -> tuple[str, ...]:
-    """Return the command that compresses stdin to stdout, with a checksum at the end of the frame."""
-    return (
-        "zstd",
-        f"-{policy.compression_level}",
-        f"-T{policy.compression_threads}",
-        "--check",
-        "--quiet",
-        "--stdout",
     )
 
 
@@ -114,9 +103,10 @@ def problem_of(report: Report) -> str:
         return cause
     last_words = f": {report.last_lines[-1]}" if report.last_lines else ", and said nothing"
     signs = (
+        # When one of them ends, those before it cannot write any more, and end as well: the last one is the cause.
+        *((status != 0, f"{tool} {_ended(status)}") for tool, status in reversed(report.filters)),
         (bool(report.problem), report.problem),
         (report.backup_status != 0, f"mariadb-backup {_ended(report.backup_status)}{last_words}"),
-        (report.compress_status != 0, f"zstd {_ended(report.compress_status)}"),
         (not report.completed, f"mariadb-backup did not say `completed OK!`{last_words}"),
         (
             report.last_member not in INFO_FILES or not report.at_a_border,

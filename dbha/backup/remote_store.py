@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import BinaryIO
 
 from dbha.backup.chains import judged
-from dbha.backup.definitions import Definitions
 from dbha.backup.directory_store import FAILURE, LOG, MANIFEST, MARK, VERIFICATION
 from dbha.backup.keep import KeepMark, unreadable_mark
 from dbha.backup.manifest import BACKUP_ID, Manifest, Verification, sealed, unsealed
@@ -77,10 +76,6 @@ class RemoteStore:
                 f"the definitions of backup {backup_id} are damaged", hint="dbha backup list"
             )
         return content
-
-    def definitions(self, backup_id: str) -> Definitions:
-        """See Store."""
-        return Definitions.model_validate_json(self.definitions_file(backup_id))
 
     def open_stream(self, backup_id: str) -> BinaryIO:
         """See Store. Each part is proven before a byte of it is handed on."""

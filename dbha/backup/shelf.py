@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dbha.backup.definitions import Definitions
+from dbha.backup.encryption import NO_IDENTITIES, Identities, recipients_of
 from dbha.backup.levels import Level
 from dbha.backup.manifest import Manifest, ServiceState
 from dbha.backup.store import Status, Store
+from dbha.backup.stored_bytes import definitions_of
 from dbha.backup.take import take_backup
 from dbha.backup.verify import verify
 from dbha.cluster.handle import Cluster
@@ -31,6 +33,7 @@ class Shelf:
     staging: Path
     configuration: Configuration
     state_of_services: Callable[[Node], Mapping[str, ServiceState]]
+    identities: Identities = NO_IDENTITIES
 
     def take(self, donor: Node, backup_id: str, *, label: str, context: StepContext) -> Manifest:
         """Take a backup of the whole donor under this id, or return the one an interrupted attempt completed."""
@@ -51,6 +54,7 @@ class Shelf:
             databases=[name for service in services.values() for name in service.databases],
             on_bytes=context.measure,
             on_line=context.say,
+            recipients=recipients_of(self.configuration.backup.encryption),
             timeout_s=self.configuration.limits.backup_timeout_s,
         )
 
@@ -66,6 +70,7 @@ class Shelf:
                 keep=False,
                 patience_s=_PATIENCE_S,
                 level=level,
+                identities=self.identities,
             )
 
     def prepared(self, backup_id: str, on_bytes: Callable[[int, int], None]) -> Path:
@@ -76,8 +81,9 @@ class Shelf:
         """
         with _PREPARING:
             verification = verify(
-                self.store, backup_id, self.staging, on_bytes=on_bytes, keep=True, patience_s=_PATIENCE_S
-            )
+                self.store, backup_id, self.staging, on_bytes=on_bytes, keep=True, patience_s=_PATIENCE_S,
+                identities=self.identities,
+            )  # fmt: skip
         assert verification.prepared is not None
         return verification.prepared
 
@@ -88,7 +94,7 @@ class Shelf:
 
     def definitions(self, backup_id: str) -> Definitions:
         """Return the structure of the databases in a backup."""
-        return self.store.definitions(backup_id)
+        return definitions_of(self.store, self.store.manifest(backup_id), self.identities)
 
     def forget_prepared(self, backup_id: str) -> None:
         """Remove the prepared form of a backup, and what unfinished ones left; the backup itself stays."""

@@ -7,7 +7,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from dbha.backup.definitions import Definitions
 from dbha.backup.keep import KeepMark
 from dbha.backup.manifest import BACKUP_ID, Manifest, Verification
 from dbha.errors import FoundWrongError, UsageError
@@ -102,10 +101,10 @@ class Store(Protocol):
         """Return a manifest. Raises FoundWrongError when it is damaged or not there."""
 
     def definitions_file(self, backup_id: str) -> bytes:
-        """Return the definitions as they are stored. Raises FoundWrongError as `definitions` does."""
+        """Return the definitions as they are stored, perhaps encrypted.
 
-    def definitions(self, backup_id: str) -> Definitions:
-        """Return the definitions. Raises FoundWrongError when they are not what the manifest says."""
+        Raises FoundWrongError when they are not what the manifest says.
+        """
 
     def open_stream(self, backup_id: str) -> BinaryIO:
         """Return the stored stream, to be closed by the caller. Raises FoundWrongError when it is not there."""

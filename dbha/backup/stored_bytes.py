@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from dbha.backup.bad_backup import BadBackupError
+from dbha.backup.definitions import Definitions
+from dbha.backup.encryption import BLOCK_BYTES, NO_IDENTITIES, Identities, decrypted
 from dbha.backup.levels import Level
 from dbha.backup.manifest import Manifest
 from dbha.backup.store import Store
-from dbha.backup.unpack import BLOCK_BYTES
 from dbha.errors import UnreachableError
 
 OnBytes = Callable[[int, int], None]  # stored bytes read, stored bytes in all
@@ -45,13 +46,25 @@ class StoredBytes:
 
 
 def check_stored_bytes(store: Store, manifest: Manifest, on_bytes: OnBytes) -> None:
-    """Read definitions and stream. Raises BadBackupError, or FoundWrongError, when one byte is another."""
-    store.definitions(manifest.id)
+    """Read definitions and stream. Raises BadBackupError, or FoundWrongError, when one byte is another.
+
+    What is encrypted stays so: this needs no key.
+    """
+    store.definitions_file(manifest.id)
     seen = StoredBytes(manifest, on_bytes)
     with opened(store, manifest) as stream:
         while block := stream.read(BLOCK_BYTES):
             seen.take(block)
     seen.require_whole()
+
+
+def definitions_of(store: Store, manifest: Manifest, identities: Identities = NO_IDENTITIES) -> Definitions:
+    """Return the structure of the databases in a backup.
+
+    Raises FoundWrongError when it is not what the manifest says, KeyMissingError when it cannot be opened here.
+    """
+    content = decrypted(store.definitions_file(manifest.id), manifest, identities)
+    return Definitions.model_validate_json(content)
 
 
 @contextmanager

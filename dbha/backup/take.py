@@ -9,13 +9,14 @@ from typing import Any
 
 from dbha import __version__
 from dbha.backup.checkpoint import checkpoint
+from dbha.backup.compression import compress_argv, stream_file
 from dbha.backup.definitions import Definitions, change_counters, read_definitions, tablespaces
+from dbha.backup.encryption import encrypt_argv, encrypted
 from dbha.backup.estimate import data_size, in_mib, stored_estimate
-from dbha.backup.manifest import DefinitionsFile, Manifest, ServiceState, StreamFile
+from dbha.backup.manifest import DefinitionsFile, Encryption, Manifest, ServiceState, StreamFile
 from dbha.backup.pipeline import (
     Report,
     backup_argv,
-    compress_argv,
     options_file,
     problem_of,
     receive,
@@ -83,14 +84,16 @@ def take_backup(
     databases: Sequence[str],
     on_bytes: Callable[[int, int], None],
     on_line: Callable[[str], None],
+    recipients: Sequence[str] = (),
     timeout_s: float = 6 * 3600,
 ) -> Manifest:
     """Back up the whole donor and return the manifest that was published; `databases` are those of services.
 
-    `on_bytes` gets the bytes stored so far and an estimate of all. Raises BackupFailedError with the cause in
-    words for whatever went wrong: nothing is published then, and older backups are as they were.
+    With `recipients` everything but the manifest is encrypted for them. `on_bytes` gets the bytes stored so far and
+    an estimate of all. Raises BackupFailedError with the cause in words for whatever went wrong: nothing is
+    published then, and older backups are as they were.
     """
-    taking = _Taking(cluster, donor, backup_id, policy, timeout_s, on_bytes, on_line)
+    taking = _Taking(cluster, donor, backup_id, policy, recipients, timeout_s, on_bytes, on_line)
     try:
         ratio = stored_ratio(store.list())
         draft = store.begin(backup_id)
@@ -119,12 +122,13 @@ class _Taking:
         donor: Node,
         backup_id: str,
         policy: BackupPolicy,
+        recipients: Sequence[str],
         timeout_s: float,
         on_bytes: Callable[[int, int], None],
         on_line: Callable[[str], None],
     ) -> None:
         self._cluster, self._donor, self._id = cluster, donor, backup_id
-        self._policy, self._timeout_s = policy, timeout_s
+        self._policy, self._recipients, self._timeout_s = policy, recipients, timeout_s
         self._on_bytes, self._on_line = on_bytes, on_line
         self.log = b""
 
@@ -146,7 +150,7 @@ class _Taking:
             rows = counting.result()
             definitions = reading.result()
         self._require_same_structure(before, definitions)
-        content = definitions.model_dump_json(by_alias=True).encode()
+        content = encrypted(definitions.model_dump_json(by_alias=True).encode(), self._recipients)
         manifest = self._manifest(created, before, flow, report, content)
         return content, manifest.model_copy(update={"rows": rows})
 
@@ -174,7 +178,9 @@ class _Taking:
     def _receive(self, command: RunningCommand, before: _Before, flow: _Flow) -> Report:
         request = {
             "backup": backup_argv(self._donor, self._cluster.account.user, self._policy),
-            "compress": compress_argv(self._policy),
+            "filters": [
+                argv for argv in (compress_argv(self._policy), encrypt_argv(self._recipients)) if argv
+            ],
             "options": options_file(self._cluster.account),
             "expected": [f"{stem}.ibd" for stem in before.tablespaces],
         }
@@ -220,9 +226,17 @@ class _Taking:
             gtid=gtid_of(report.text_of(BINLOG_FILES)),
             services={},
             stream=StreamFile(
-                stored_bytes=flow.stored_bytes, raw_bytes=report.raw_bytes, sha256=flow.digest.hexdigest()
+                file=stream_file(self._policy.compression, encrypted=bool(self._recipients)),
+                stored_bytes=flow.stored_bytes,
+                raw_bytes=report.raw_bytes,
+                sha256=flow.digest.hexdigest(),
+                compression=self._policy.compression,
             ),
-            definitions=DefinitionsFile(sha256=hashlib.sha256(content).hexdigest()),
+            definitions=DefinitionsFile(
+                file=f"definitions.json{'.age' if self._recipients else ''}",
+                sha256=hashlib.sha256(content).hexdigest(),
+            ),
+            encryption=Encryption(recipients=tuple(self._recipients)) if self._recipients else None,
             data_bytes=before.data_bytes,
             dbha_version=__version__,
         )

@@ -1,21 +1,19 @@
-"""Unpack a stored stream: `zstd -dc | mbstream -x`, fed block by block, with every exit status known."""
+"""Unpack a stream: `zstd -dc | mbstream -x`, fed block by block, with every exit status known."""
 
 import contextlib
+import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO
 
 from dbha.backup.children import start
+from dbha.backup.compression import decompress_argv
+from dbha.backup.encryption import BLOCK_BYTES, Readable, write_all
+from dbha.config.model import Compression
+from dbha.errors import UnsafeError
 
-BLOCK_BYTES = 1 << 20
 EXTRACTORS = 2
-
-
-def decompress_argv() -> tuple[str, ...]:
-    """Return the command that decompresses stdin; it fails on a frame that is cut or has a wrong checksum."""
-    return ("zstd", "--decompress", "--quiet", "--stdout")
 
 
 def extract_argv(directory: Path) -> tuple[str, ...]:
@@ -23,49 +21,53 @@ def extract_argv(directory: Path) -> tuple[str, ...]:
     return ("mbstream", "--extract", f"--parallel={EXTRACTORS}", f"--directory={directory.absolute()}")
 
 
-def unpack(stream: BinaryIO, directory: Path, on_block: Callable[[bytes], None]) -> str:
+def unpack(stream: Readable, directory: Path, compression: Compression) -> str:
     """Unpack into an existing directory; return what went wrong, in words, or an empty string.
 
-    `on_block` gets every block of the stream, also those after a tool gave up, so that a hash is of all of it.
+    All of the stream is read, also after a tool gave up. Raises UnsafeError when somebody killed one, or the kernel
+    did for want of memory: that says nothing of the stream.
     """
-    with tempfile.TemporaryFile() as words:
-        decompress = start(
-            decompress_argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, bufsize=0
-        )
-        with decompress:
-            assert decompress.stdin is not None
-            assert decompress.stdout is not None
-            with start(extract_argv(directory), stdin=decompress.stdout, stderr=words) as extract:
-                decompress.stdout.close()  # else zstd would not notice that mbstream gave up
-                try:
-                    _feed(stream, decompress.stdin, on_block)
-                except BaseException:  # a signal, too, must not leave the tools running
-                    decompress.kill()
-                    extract.kill()
-                    raise
+    tools = [argv for argv in (decompress_argv(compression), extract_argv(directory)) if argv]
+    running: list[subprocess.Popen[bytes]] = []
+    with tempfile.TemporaryFile() as words, contextlib.ExitStack() as stack:
+        source: int | IO[bytes] = subprocess.PIPE
+        for argv in tools:
+            output = subprocess.PIPE if argv is not tools[-1] else None
+            tool = stack.enter_context(start(argv, stdin=source, stdout=output, stderr=words, bufsize=0))
+            if running:
+                _output_of(running[-1]).close()  # else a tool would not notice that the next one gave up
+            running.append(tool)
+            source = _output_of(tool) if output else source
+        try:
+            _feed(stream, running[0])
+        except BaseException:  # a signal, too, must not leave the tools running
+            for tool in running:
+                tool.kill()
+            raise
+        for tool in running:
+            tool.wait()
         words.seek(0)
         last = words.read().decode("utf-8", "replace").strip()[-300:]
-    statuses = {"zstd": decompress.returncode, "mbstream": extract.returncode}
-    failed = [f"{tool} ended with exit status {status}" for tool, status in statuses.items() if status != 0]
+    if killed := [tool for tool in running if tool.returncode == -signal.SIGKILL]:
+        name = tools[running.index(killed[-1])][0]
+        raise UnsafeError(f"the backup could not be unpacked: {name} was ended by signal {signal.SIGKILL}")
+    failed = [
+        f"{argv[0]} ended with exit status {tool.returncode}"
+        for argv, tool in zip(tools, running, strict=True)
+        if tool.returncode != 0
+    ]
     return f"{', '.join(failed)}: {last}" if failed else ""
 
 
-def _feed(stream: BinaryIO, target: IO[bytes], on_block: Callable[[bytes], None]) -> None:
-    alive = True
+def _output_of(tool: "subprocess.Popen[bytes]") -> IO[bytes]:
+    assert tool.stdout is not None
+    return tool.stdout
+
+
+def _feed(stream: Readable, first: "subprocess.Popen[bytes]") -> None:
+    assert first.stdin is not None
+    is_reading = True
     while block := stream.read(BLOCK_BYTES):
-        on_block(block)
-        if alive:
-            alive = _write(target, block)
+        is_reading = is_reading and write_all(first.stdin, block)
     with contextlib.suppress(BrokenPipeError):
-        target.close()
-
-
-def _write(target: IO[bytes], block: bytes) -> bool:
-    """Write all of a block; return False when nobody reads any more."""
-    rest = memoryview(block)
-    try:
-        while rest:
-            rest = rest[target.write(rest) :]
-    except BrokenPipeError:
-        return False
-    return True
+        first.stdin.close()

@@ -22,13 +22,14 @@ from dbha.backup.bad_backup import BadBackupError
 from dbha.backup.boot import boot
 from dbha.backup.children import start
 from dbha.backup.definitions import Definitions
+from dbha.backup.encryption import NO_IDENTITIES, Identities, opening
 from dbha.backup.levels import Level
 from dbha.backup.manifest import Manifest, Verdict, Verification
 from dbha.backup.pages import check_pages
 from dbha.backup.prepared import Prepared
 from dbha.backup.private_server import end_outlived
 from dbha.backup.store import Store
-from dbha.backup.stored_bytes import OnBytes, StoredBytes, check_stored_bytes, opened
+from dbha.backup.stored_bytes import OnBytes, StoredBytes, check_stored_bytes, definitions_of, opened
 from dbha.backup.tool_files import GALERA_FILES, INFO_FILES, galera_position
 from dbha.backup.tools_here import require_tools
 from dbha.backup.unpack import unpack
@@ -57,6 +58,7 @@ def verify(
     patience_s: float = 0,
     level: Level = Level.PREPARE,
     on_count: OnCount = _nobody_counts,
+    identities: Identities = NO_IDENTITIES,
 ) -> Verification:
     """Return what was found, which is good; it is also recorded in the store.
 
@@ -64,13 +66,15 @@ def verify(
     is used again. `on_bytes` gets the stored bytes read so far and all of them, `on_count` the files or tables.
     Raises FoundWrongError for a bad backup, also for one that passes now what it did not fail at; UnsafeError
     for too little room or a tool of another version, UnreachableError for a missing tool, BusyError when
-    another process uses `staging` for longer than `patience_s`; ValueError for keeping what a server wrote to.
+    another process uses `staging` for longer than `patience_s`, KeyMissingError when none of the `identities` opens
+    it (only a level above `hash` needs one); ValueError for keeping what a server wrote to.
     """
     if keep and level is Level.BOOT:
         raise ValueError("a tree that a server wrote to cannot be imported from")
     manifest = store.manifest(backup_id)
     if level is Level.HASH:
         return _judged(store, manifest, level, "", lambda: _prove_bytes(store, manifest, on_bytes))
+    identities.require(manifest)
     staging.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _only_one(staging, patience_s):
         end_outlived(staging)
@@ -79,7 +83,7 @@ def verify(
         if (
             keep
             and _may_be_used(store, manifest, level)
-            and (when := tree.proven(store.definitions(backup_id)))
+            and (when := tree.proven(definitions_of(store, manifest, identities)))
         ):
             return _kept(_verdict(manifest, level, tool_version, when), manifest, tree.path)
         return _judged(
@@ -87,7 +91,7 @@ def verify(
             manifest,
             level,
             tool_version,
-            lambda: _prove(store, manifest, tree, on_bytes, on_count, level, keep),
+            lambda: _prove(store, manifest, identities, tree, on_bytes, on_count, level, keep),
         )
 
 
@@ -143,16 +147,17 @@ def _prove_bytes(store: Store, manifest: Manifest, on_bytes: OnBytes) -> _Proof:
 def _prove(
     store: Store,
     manifest: Manifest,
+    identities: Identities,
     tree: Prepared,
     on_bytes: OnBytes,
     on_count: OnCount,
     level: Level,
     keep: bool,
 ) -> _Proof:
-    definitions = store.definitions(manifest.id)
+    definitions = definitions_of(store, manifest, identities)
     prepared, note = None, ""
     with tree.unfinished() as partial:
-        _unpack(store, manifest, partial, on_bytes)
+        _unpack(store, manifest, identities, partial, on_bytes)
         _prepare(partial)
         _check_position(partial, manifest)
         _check_tables(partial, definitions)
@@ -172,11 +177,14 @@ def _prove(
     return _Proof(note=note, prepared=prepared)
 
 
-def _unpack(store: Store, manifest: Manifest, partial: Path, on_bytes: OnBytes) -> None:
+def _unpack(
+    store: Store, manifest: Manifest, identities: Identities, partial: Path, on_bytes: OnBytes
+) -> None:
     seen = StoredBytes(manifest, on_bytes)
-    with opened(store, manifest) as stream:
-        problem = unpack(stream, partial, seen.take)
+    with opened(store, manifest) as stream, opening(stream, manifest, identities, seen.take) as plain:
+        problem = unpack(plain, partial, manifest.stream.compression)
     seen.require_whole()
+    plain.require_opened()
     _require(problem, partial)
     if not any((partial / name).is_file() for name in INFO_FILES):
         raise _unfit(f"the stream ends too early: {INFO_FILES[0]}, its last member, is missing")

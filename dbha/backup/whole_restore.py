@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dbha.backup.bad_backup import BadBackupError
+from dbha.backup.encryption import NO_IDENTITIES, Identities, OpenedStream, PlainStream, opening
 from dbha.backup.manifest import Manifest
 from dbha.backup.node_place import NodePlace, NodePlaceError
 from dbha.backup.proof import (
@@ -23,7 +24,7 @@ from dbha.backup.proof import (
     require_equal,
 )
 from dbha.backup.store import Store
-from dbha.backup.stored_bytes import StoredBytes, opened
+from dbha.backup.stored_bytes import StoredBytes, definitions_of, opened
 from dbha.cluster.bootstrap import begin_history, start_nodes, stop_nodes, wait_until_synced
 from dbha.cluster.handle import Cluster, side_by_side
 from dbha.cluster.saved_state import SavedState, furthest, view_text
@@ -104,6 +105,7 @@ class WholeRestore(Directories):
     store: Store
     manifest: Manifest
     history: str
+    identities: Identities = NO_IDENTITIES
 
     @property
     def beginning(self) -> SavedState:
@@ -121,7 +123,7 @@ class WholeRestore(Directories):
         found, wanted = place.position(directory), (self.manifest.cluster_state_uuid, self.manifest.seqno)
         if found != wanted:
             raise self._bad(f"it holds {found[0]}:{found[1]} instead of {wanted[0]}:{wanted[1]}")
-        known = self.store.definitions(self.manifest.id).databases.values()
+        known = definitions_of(self.store, self.manifest, self.identities).databases.values()
         place.require_tables(directory, [stem for each in known for stem in each.tablespaces])
         place.publish(directory, self.beginning)
 
@@ -165,7 +167,7 @@ class WholeRestore(Directories):
         versioned = next((database for database, found in heads.items() if found), None)
         if versioned is not None:
             forget_probe(self.cluster, nodes[0], versioned)
-        expected = self.store.definitions(self.manifest.id).fingerprint_of(databases)
+        expected = definitions_of(self.store, self.manifest, self.identities).fingerprint_of(databases)
         side_by_side(lambda node: prove_structure(self.cluster, node, heads, expected), nodes)
         found = checksums_everywhere(self.cluster, databases, nodes)
         require_equal(found[nodes[0].name], found)
@@ -184,17 +186,21 @@ class WholeRestore(Directories):
         """Return where the backup was unpacked. What a tool says of a stream that was changed is not the cause."""
         seen = StoredBytes(self.manifest, on_bytes)
         try:
-            with opened(self.store, self.manifest) as stream:
-                directory = place.stage(stream, seen.take)
+            with (
+                opened(self.store, self.manifest) as stream,
+                opening(stream, self.manifest, self.identities, seen.take) as plain,
+            ):
+                directory = place.stage(plain, self.manifest.stream.compression)
         except NodePlaceError:
-            self._require_whole(seen)
+            self._require_whole(seen, plain)
             raise
-        self._require_whole(seen)
+        self._require_whole(seen, plain)
         return directory
 
-    def _require_whole(self, seen: StoredBytes) -> None:
+    def _require_whole(self, seen: StoredBytes, plain: PlainStream | OpenedStream) -> None:
         try:
             seen.require_whole()
+            plain.require_opened()
         except BadBackupError as error:
             raise self._bad(str(error)) from error
 

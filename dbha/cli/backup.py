@@ -7,6 +7,7 @@ import click
 
 from dbha.backup.chains import refuse_needed
 from dbha.backup.donor import choose_donor
+from dbha.backup.encryption import recipients_of
 from dbha.backup.estimate import check_room, local_room, room_in, staging_needs, store_needs
 from dbha.backup.keep import refuse_kept
 from dbha.backup.levels import Level
@@ -191,6 +192,7 @@ def verify(app: App, backup_id: str, level: str, store: str, as_json: bool) -> N
     resolved = resolve(shelf.store.list(), backup_id)
     manifest = shelf.store.manifest(resolved)
     if wanted is not Level.HASH:
+        shelf.identities.require(manifest)
         check_room(
             [local_room("the place to prepare it in", shelf.staging, staging_needs(manifest.data_bytes))]
         )
@@ -203,6 +205,7 @@ def verify(app: App, backup_id: str, level: str, store: str, as_json: bool) -> N
             on_count=task.count,
             keep=False,
             level=wanted,
+            identities=shelf.identities,
         )
     if as_json:
         verification = found.model_dump(mode="json", exclude={"history"})
@@ -232,9 +235,10 @@ def delete(app: App, backup_id: str, store: str, yes: bool) -> None:
 
 def _decide(app: App, label: str, *, verify: Level | None, store_name: str) -> BackupSpec:
     """Return where the backup is read from. Raises UnsafeError when no node will do, or there is no room."""
-    if missing := [tool for tool in ("mariadb-backup", "mbstream", "zstd") if shutil.which(tool) is None]:
-        raise UnreachableError(f"not installed: {', '.join(missing)}", hint="dbha check")
     site: Site = app.site
+    if missing := [tool for tool in site.backup_tools if shutil.which(tool) is None]:
+        raise UnreachableError(f"not installed: {', '.join(missing)}", hint="dbha check")
+    _require_openable(site, verify)
     states = site.observe()
     verdict = site.verdict_of(states)
     site.writer_by(verdict)  # where nobody serves, that is the reason, and not what each candidate lacks
@@ -263,6 +267,13 @@ def _refuse_to_delete(store: Store, backup_id: str) -> None:
     mark = next((backup.mark for backup in backups if backup.id == backup_id), None)
     refuse_kept(backup_id, mark, datetime.now(UTC))
     refuse_needed(backups, backup_id)
+
+
+def _require_openable(site: Site, verify: Level | None) -> None:
+    """Raise unless age takes the recipients, and what is to be verified can be opened here."""
+    recipients = recipients_of(site.configuration.backup.encryption)
+    if recipients and verify and verify is not Level.HASH:
+        site.identities.require_for(recipients, "a new backup")
 
 
 def _find(app: App, name: str, store: str) -> StoredBackup:

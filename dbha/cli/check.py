@@ -5,11 +5,13 @@ from collections.abc import Callable
 
 import click
 
+from dbha.backup.encryption import recipients_of
+from dbha.backup.node_host import missing_tools
 from dbha.cli.app import App
 from dbha.cli.options import json_option
 from dbha.errors import ConfigurationError, DbhaError
 
-_TOOLS = ("mariadb-backup", "mbstream", "zstd", "mariadb", "mariadb-dump", "mariadbd", "ansible-playbook")
+_TOOLS = ("mariadb", "mariadb-dump", "mariadbd", "ansible-playbook")
 
 
 @click.command("check")
@@ -30,8 +32,9 @@ def command(app: App, as_json: bool) -> int:
     probe("configuration", lambda: f"ok ({app.configuration_path})")
     probe("secrets", lambda: "ok" if app.secrets.get("admin_password") else "FAILED")
     probe("inventory", lambda: f"ok ({len(app.site.cluster.nodes)} nodes)")
-    for tool in _TOOLS:
+    for tool in (*app.site.backup_tools, *_TOOLS):
         results.append((f"tool {tool}", "ok" if _found(tool) else "FAILED: not installed"))
+    probe("encryption", lambda: _encryption(app))
     for node in app.site.cluster.nodes:
         probe(f"host of {node.name}", lambda node=node: _host(app, node.name))  # type: ignore[misc]
     probe("cluster", lambda: _cluster(app))
@@ -55,7 +58,21 @@ def _found(tool: str) -> bool:
 def _host(app: App, name: str) -> str:
     transport = app.site.cluster.transport(app.site.cluster.node(name))
     transport.run(["true"], timeout_s=10).check()
+    if missing := missing_tools(app.site.cluster, app.site.cluster.node(name), app.site.backup_tools):
+        return f"FAILED: no backup can be taken there: it has no {', '.join(missing)}"
     return f"ok ({transport.host})"
+
+
+def _encryption(app: App) -> str:
+    recipients = recipients_of(app.configuration.backup.encryption)
+    if not recipients:
+        return "ok (backups are not encrypted)"
+    if app.site.identities.open(recipients):
+        return f"ok ({len(recipients)} recipients, and new backups can be opened here)"
+    return (
+        f"ok ({len(recipients)} recipients; no identity here opens new backups: they can be taken, not verified or"
+        " restored, and no upgrade begins)"
+    )
 
 
 def _cluster(app: App) -> str:

@@ -7,6 +7,7 @@ from dbha.backup.estimate import check_room, data_size, local_room, node_needs, 
 from dbha.backup.manifest import Manifest
 from dbha.backup.node_host import look_at
 from dbha.backup.store import Status, Store, resolve
+from dbha.backup.tools_here import tools_for
 from dbha.cli.app import App
 from dbha.cli.options import confirm, json_option, store_option, yes_option
 from dbha.cluster.handle import side_by_side
@@ -185,7 +186,9 @@ def _decide_whole(
     """Return what is restored. Raises UnsafeError, UnreachableError or UsageError before anything is touched."""
     store, cluster = site.store_of(store_name), site.cluster
     manifest = _manifest(store, resolve(store.list(), name))
-    hosts = side_by_side(lambda node: look_at(cluster, node), cluster.nodes)
+    site.identities.require(manifest)
+    tools = tools_for(manifest.stream.compression, encrypted=False)  # it is decrypted here
+    hosts = side_by_side(lambda node: look_at(cluster, node, tools), cluster.nodes)
     spec = decide(manifest, cluster.nodes, hosts, site.observe(), accept_missing=accept_missing)
     return spec.model_copy(update={"store": store_name})
 
@@ -216,6 +219,7 @@ def _decide(site: Site, name: str, services: tuple[str, ...], store_name: str) -
         raise UsageError(
             f"backup {backup_id} has no {', '.join(absent)}", hint=f"dbha backup show {backup_id}"
         )
+    site.identities.require(manifest)
     verdict = site.verdict()
     writer = site.writer_by(verdict)
     if not verdict.may_write:

@@ -69,9 +69,11 @@ def _absolute(configuration: Configuration, base: Path) -> Configuration:
         (data, "state"),
         (data["secrets"], "file"),
         (data["secrets"], "vault_password_file"),
+        (data["secrets"], "identity_file"),
         (data["releases"], "directory"),
         *((store, key) for store in data["backup"]["stores"].values() for key in _PATHS[store["kind"]]),
         (data["backup"]["archive"], "directory"),
+        *((section, "recipients_file") for section in (data["backup"]["encryption"],) if section),
     ]:
         if section[key] is not None:
             section[key] = Path(os.path.normpath(base / Path(section[key]).expanduser()))

@@ -1,5 +1,6 @@
 """The shape of `dbha.yml`. Unknown keys are mistakes; relative paths are relative to the file."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -19,6 +20,19 @@ from pydantic import (
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 ReleaseName = Annotated[str, StringConstraints(pattern=r"^20\d\d\.[12]$")]
 HopName = Annotated[str, StringConstraints(pattern=r"^20\d\d\.[12] -> 20\d\d\.[12]$")]
+
+
+LZ4_LEVELS = 12
+RECIPIENT = r"^age1[02-9ac-hj-np-z]{58}$"
+Recipient = Annotated[str, StringConstraints(pattern=RECIPIENT)]
+
+
+class Compression(StrEnum):
+    """What compresses the stream of a backup; these words are in manifests."""
+
+    ZSTD = "zstd"
+    LZ4 = "lz4"  # takes more room, and gives it back sooner
+    NONE = "none"
 
 
 class Section(BaseModel):
@@ -156,18 +170,39 @@ class ArchivePolicy(Section):
     directory: Path | None = None
 
 
+class EncryptionPolicy(Section):
+    """For whom new backups are encrypted: age recipients, listed here or one a line in a file. They are public."""
+
+    recipients: tuple[Recipient, ...] = ()
+    recipients_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _is_for_somebody(self) -> Self:
+        if not self.recipients and self.recipients_file is None:
+            raise ValueError("recipients or recipients_file is needed: nobody could open a backup")
+        return self
+
+
 class BackupPolicy(Section):
     """Where backups go and how they are made."""
 
     stores: dict[Name, StorePolicy] = Field(min_length=1)
     store: Name = "local"
     archive: ArchivePolicy = ArchivePolicy()
+    compression: Compression = Compression.ZSTD
     compression_level: Annotated[int, Field(ge=1, le=19)] = 1
     compression_threads: PositiveInt = 2
     copy_threads: PositiveInt = 2
+    encryption: EncryptionPolicy | None = None
     retention: RetentionPolicy | None = None
     check: BackupCheckPolicy = BackupCheckPolicy()
     count_rows: bool = True
+
+    @model_validator(mode="after")
+    def _has_that_level(self) -> Self:
+        if self.compression is Compression.LZ4 and self.compression_level > LZ4_LEVELS:
+            raise ValueError(f"compression_level of lz4 is at most {LZ4_LEVELS}")
+        return self
 
 
 class UpgradePolicy(Section):
@@ -187,10 +222,14 @@ class Limits(Section):
 
 
 class SecretPolicy(Section):
-    """The file that holds the passwords: YAML of mode 0600, plain or made by ansible-vault."""
+    """The file that holds the passwords: YAML of mode 0600, plain or made by ansible-vault.
+
+    `identity_file` has the age identities that open encrypted backups, as `age-keygen` writes them.
+    """
 
     file: Path | None = None
     vault_password_file: Path | None = None
+    identity_file: Path | None = None
 
 
 class Configuration(Section):

@@ -45,18 +45,22 @@ class SecretSource:
         stored = self._from_file.get(name)
         return None if stored is None else Secret(stored)
 
+    def backup_identities(self) -> Secret | None:
+        """Return the age identities that open backups: secret `backup_identity`, else secrets.identity_file.
+
+        None where there are none: a controller that only takes backups needs none.
+        """
+        if (found := self.find("backup_identity")) is not None or self._policy.identity_file is None:
+            return found
+        return Secret(_read_private(self._policy.identity_file).decode("utf-8", "replace"))
+
     def _read_file(self) -> dict[str, str]:
         path = self._policy.file
         if path is None:
             return {}
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}"]) from error
+        content = _read_private(path)
         if content.startswith(_VAULT_HEADER):
             content = self._decrypt(path)
-        elif stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise ConfigurationError(str(path), ["others may read it"], hint=f"chmod 600 {path}")
         data = yaml.safe_load(content) or {}
         if not isinstance(data, dict):
             raise ConfigurationError(str(path), ["must be a mapping of names to passwords"])
@@ -73,6 +77,18 @@ class SecretSource:
         if done.returncode != 0:
             raise ConfigurationError(str(path), [done.stderr.decode(errors="replace").strip()[-300:]])
         return done.stdout
+
+
+def _read_private(path: Path) -> bytes:
+    """Return a file that only its owner reads; a vault may be anybody's."""
+    try:
+        content = path.read_bytes()
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}"]) from error
+    if mode & 0o077 and not content.startswith(_VAULT_HEADER):
+        raise ConfigurationError(str(path), ["others may read it"], hint=f"chmod 600 {path}")
+    return content
 
 
 def _variable(name: str) -> str:

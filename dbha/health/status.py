@@ -153,6 +153,8 @@ def backup_as_json(backup: StoredBackup) -> dict[str, Any]:
         "timeline": manifest.timeline if manifest else None,
         "seqno": manifest.seqno if manifest else None,
         "donor": manifest.donor if manifest else None,
+        "compression": manifest.stream.compression.value if manifest else None,
+        "recipients": list(manifest.recipients) if manifest else [],
         "kept": mark is not None,
         "kept_until": mark.until.isoformat() if mark and mark.until else None,
         "kept_note": mark.note if mark else "",

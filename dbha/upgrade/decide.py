@@ -39,6 +39,7 @@ class Survey:
     data_bytes: int
     missing_tools: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
+    cannot_open: str = ""  # why the backup could not be opened here
     allowed_hops: frozenset[str] = frozenset()
 
 
@@ -97,6 +98,9 @@ def _check_cluster(survey: Survey, findings: _Findings) -> None:
         target += [f"the cluster is {survey.verdict.level}: {reason}" for reason in survey.verdict.reasons]
         findings.hints.append("dbha status     what the nodes say; start the missing ones first")
     findings.unreachable += [f"{tool} is not installed" for tool in survey.missing_tools]
+    if survey.cannot_open:
+        findings.unsafe.append(survey.cannot_open)
+        findings.hints.append("docs/how-to/encrypt-backups.md     which identity the controller needs")
     findings.unsafe += [f"left over from an earlier run: {thing}" for thing in survey.leftovers]
     if survey.leftovers:
         findings.hints.append(

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from dbha.backup.binlog.archive import Archive
 from dbha.backup.donor import Candidate
+from dbha.backup.encryption import Identities
 from dbha.backup.estimate import data_size
 from dbha.backup.manifest import ServiceState
+from dbha.backup.node_host import missing_tools
 from dbha.backup.shelf import Shelf
 from dbha.backup.store import Store
 from dbha.backup.stores import make_store
+from dbha.backup.tools_here import tools_for
 from dbha.cluster.assess import Verdict, assess
-from dbha.cluster.handle import Cluster
+from dbha.cluster.handle import Cluster, side_by_side
 from dbha.cluster.home import recorded_releases
 from dbha.cluster.observe import observe
 from dbha.cluster.state import NodeState
@@ -137,7 +140,13 @@ class Site:
             configuration.state / "staging",
             configuration,
             self.service_states,
+            self.identities,
         )
+
+    @cached_property
+    def identities(self) -> Identities:
+        """The keys of encrypted backups that this controller holds, if any."""
+        return Identities(self.secrets.backup_identities())
 
     def store_of(self, name: str) -> Store:
         """Return a store; an empty name is that of the configuration's `backup.store`.
@@ -172,6 +181,8 @@ class Site:
     def candidates(self, states: tuple[NodeState, ...], verdict: Verdict) -> tuple[Candidate, ...]:
         """Return the nodes as candidates for the donor of a backup."""
         judged = {node.name: node for node in verdict.nodes}
+        tools = self.backup_tools
+        lacks = side_by_side(lambda node: missing_tools(self.cluster, node, tools), self.cluster.nodes)
         return tuple(
             Candidate(
                 name=state.name,
@@ -181,9 +192,16 @@ class Site:
                 is_donor=state.desynced,
                 receive_queue=state.receive_queue or 0,
                 free_bytes=0,
+                lacks=lacks[state.name],
             )
             for state in states
         )
+
+    @property
+    def backup_tools(self) -> tuple[str, ...]:
+        """The tools that a new backup needs, on its donor and to be unpacked."""
+        policy = self.configuration.backup
+        return tools_for(policy.compression, encrypted=policy.encryption is not None)
 
     def data_bytes(self, node: Node) -> int:
         """Return how many bytes of tablespaces a node has."""

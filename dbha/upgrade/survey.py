@@ -4,6 +4,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 from dbha.backup.aside import asides_in
+from dbha.backup.encryption import recipients_of
 from dbha.backup.estimate import (
     Room,
     data_size,
@@ -21,8 +22,6 @@ from dbha.releases.release import Release
 from dbha.services import Service
 from dbha.upgrade.decide import ServiceSurvey, Survey
 from dbha.upgrade.site import Site
-
-_CONTROLLER_TOOLS = ("mariadb-backup", "mbstream", "zstd")
 
 
 def survey_upgrade(site: Site, target: Release, names: tuple[str, ...], allow_hops: frozenset[str]) -> Survey:
@@ -54,9 +53,21 @@ def survey_upgrade(site: Site, target: Release, names: tuple[str, ...], allow_ho
         candidates=site.candidates(states, verdict),
         rooms=_rooms(site, node, databases, verdict.serving),
         data_bytes=site.data_bytes(node),
-        missing_tools=tuple(tool for tool in _CONTROLLER_TOOLS if shutil.which(tool) is None),
+        missing_tools=tuple(tool for tool in site.backup_tools if shutil.which(tool) is None),
         leftovers=tuple(f"database {name}" for name in leftovers),
+        cannot_open=_cannot_open(site),
         allowed_hops=frozenset(site.configuration.upgrade.allow_hops) | allow_hops,
+    )
+
+
+def _cannot_open(site: Site) -> str:
+    """Return why the backup that the upgrade would take could not be opened here; empty when it could be."""
+    recipients = recipients_of(site.configuration.backup.encryption)
+    if site.identities.open(recipients):
+        return ""
+    return (
+        f"its backup would be encrypted for {', '.join(recipients)}, and no identity here opens that: it could not be"
+        " verified, and nothing could be put back"
     )
 
 

@@ -105,6 +105,7 @@ class _World:
             self.store,
             self.manifest,
             self.spec.history,
+            self.site.identities,
         )
 
     def claim(self, context: StepContext) -> Claim:

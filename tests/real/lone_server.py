@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,10 +140,12 @@ def take(
     on_bytes: Callable[[int, int], None] = nothing,
     backup_id: str = "",
     policy: BackupPolicy = POLICY,
+    recipients: Sequence[str] = (),
 ) -> Manifest:
     return take_backup(
         server.cluster, store, server.node, backup_id=backup_id or new_backup_id(), services=SERVICES,
-        label="a test", policy=policy, databases=DATABASES, on_bytes=on_bytes, on_line=nothing, timeout_s=60,
+        label="a test", policy=policy, databases=DATABASES, on_bytes=on_bytes, on_line=nothing,
+        recipients=recipients, timeout_s=60,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.estimate import data_size, local_room, room_at
 from dbha.backup.pipeline import options_file
 from dbha.backup.store import Status
+from dbha.backup.stored_bytes import definitions_of
 from dbha.backup.verify import verify
 from dbha.cluster.handle import Cluster
 from dbha.database import Account
@@ -150,7 +151,7 @@ def test_a_backup_of_another_node_than_the_writer(three: Server, tmp_path: Path)
     with writing_to(three.cluster, writer):
         manifest = take(three, store)
     assert verify(store, manifest.id, tmp_path / "staging", on_bytes=nothing, keep=False).outcome == "good"
-    known = store.definitions(manifest.id).fingerprint_of(DATABASES)
+    known = definitions_of(store, store.manifest(manifest.id)).fingerprint_of(DATABASES)
     for node in three.cluster.nodes:
         with three.cluster.session(node) as session:
             assert fingerprint(session, DATABASES) == known

@@ -20,6 +20,7 @@ from dbha.backup.pages import check_pages, tablespace_files
 from dbha.backup.prepared import MARKER
 from dbha.backup.private_server import private_server
 from dbha.backup.store import Status, resolve
+from dbha.backup.stored_bytes import definitions_of
 from dbha.backup.verify import verify
 from dbha.errors import FoundWrongError, UnreachableError, UnsafeError
 from tests.real.lone_server import ID, SERVICES, nothing
@@ -48,11 +49,11 @@ def tree(prepared: Path, tmp_path: Path) -> Path:
 
 def booted(tree: Path, store: DirectoryStore, **changes: object) -> str:
     manifest = store.manifest(ID).model_copy(update=changes)
-    return boot(tree, manifest, definitions_of(store), nothing, side_by_side=2, pool_bytes=128 << 20)
+    return boot(tree, manifest, structure_in(store), nothing, side_by_side=2, pool_bytes=128 << 20)
 
 
-def definitions_of(store: DirectoryStore) -> Definitions:
-    return store.definitions(ID)
+def structure_in(store: DirectoryStore) -> Definitions:
+    return definitions_of(store, store.manifest(ID))
 
 
 def wrong(act: Callable[[], object]) -> str:

@@ -25,6 +25,7 @@ from dbha.backup.remote_store import RemoteStore
 from dbha.backup.s3_objects import S3Objects
 from dbha.backup.sftp_objects import SftpObjects
 from dbha.backup.store import Status, Store, StoredBackup
+from dbha.backup.stored_bytes import definitions_of
 from dbha.backup.verify import verify
 from dbha.errors import BackupFailedError, FoundWrongError, UsageError
 from dbha.secrets import Secret
@@ -125,7 +126,7 @@ def test_a_backup_from_its_begin_to_its_end(place: Place) -> None:
     new = place.store()  # as another controller would: there is nothing but what lies there
     assert (only(new).status, only(new).manifest) == (Status.COMPLETE, manifest_of(FIRST))
     assert content(new) == STREAM
-    assert new.definitions(FIRST) == DEFINITIONS
+    assert definitions_of(new, new.manifest(FIRST)) == DEFINITIONS
     with pytest.raises(UsageError, match="already a backup"):
         new.begin(FIRST)
     new.delete(FIRST)

@@ -23,6 +23,7 @@ THIRD = replace(SECOND, name="db3", free_bytes=7)
         pytest.param([WRITER, SECOND, replace(THIRD, view_agrees=False)], "db2", id="its view must agree"),
         pytest.param([WRITER, SECOND, replace(THIRD, is_donor=True)], "db2", id="one donor's work is enough"),
         pytest.param([WRITER, SECOND, replace(THIRD, receive_queue=33)], "db2", id="not when it is behind"),
+        pytest.param([WRITER, SECOND, replace(THIRD, lacks=("age",))], "db2", id="it must have the tools"),
         pytest.param([WRITER], "db1", id="a writer that is alone"),
         pytest.param([SECOND, replace(SECOND, name="db0")], "db0", id="the name decides in the end"),
     ],
@@ -40,6 +41,9 @@ def test_choice(candidates: list[Candidate], expected: str) -> None:
             [WRITER, replace(SECOND, synced=False), replace(THIRD, is_donor=True)],
             ["db1 takes the writes", "db2 is not synced", "db3 is already a donor"],
             id="every reason is named",
+        ),
+        pytest.param(
+            [replace(WRITER, lacks=("lz4", "age"))], ["db1 has no lz4, age"], id="tools are missing"
         ),
         pytest.param([replace(WRITER, synced=False)], ["db1 is not synced"], id="alone and not synced"),
         pytest.param([], ["the cluster has no nodes"], id="nobody at all"),

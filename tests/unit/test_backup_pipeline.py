@@ -9,20 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from dbha.backup.compression import compress_argv, decompress_argv, stream_file
+from dbha.backup.encryption import decrypt_argv, encrypt_argv
 from dbha.backup.node_program import REPORT_MARK, Members
 from dbha.backup.node_program import _move as move
 from dbha.backup.pipeline import (
     Report,
     backup_argv,
-    compress_argv,
     options_file,
     parse_report,
     problem_of,
     program_argv,
 )
-from dbha.backup.unpack import decompress_argv, extract_argv
+from dbha.backup.unpack import extract_argv
 from dbha.backup.verify import prepare_argv, prepare_memory_bytes
-from dbha.config.model import BackupPolicy, DirectoryStore
+from dbha.config.model import BackupPolicy, Compression, DirectoryStore
 from dbha.database import Account
 from dbha.inventory import Node
 from dbha.secrets import Secret
@@ -32,8 +33,8 @@ POLICY = BackupPolicy(
 )
 NODE = Node("db2", "192.0.2.2", 3307, "/srv/mysql")
 GOOD = Report(
-    problem="", raw_bytes=10, backup_status=0, compress_status=0, completed=True, last_lines=("completed OK!",),
-    last_member="xtrabackup_info", at_a_border=True,
+    problem="", raw_bytes=10, backup_status=0, filters=(("zstd", 0), ("age", 0)), completed=True,
+    last_lines=("completed OK!",), last_member="xtrabackup_info", at_a_border=True,
 )  # fmt: skip
 
 
@@ -130,7 +131,9 @@ def test_the_report_is_the_last_line() -> None:
         ),
         ({"backup_status": -9, "last_lines": ("[01] ...done",)}, "mariadb-backup was ended by signal 9"),
         ({"backup_status": 2, "last_lines": ()}, "ended with exit status 2, and said nothing"),
-        ({"compress_status": 1}, "zstd ended with exit status 1"),
+        ({"filters": (("zstd", 1), ("age", 0))}, "zstd ended with exit status 1"),
+        ({"filters": (("zstd", -9), ("age", 0)), "problem": "Broken pipe"}, "zstd was ended by signal 9"),
+        ({"filters": (("zstd", 70), ("age", -9)), "problem": "Broken pipe"}, "age was ended by signal 9"),
         ({"completed": False}, "did not say `completed OK!`"),
         ({"last_member": "ib_logfile0"}, "the stream ends in the middle, after ib_logfile0"),
         ({"at_a_border": False}, "the stream ends in the middle"),
@@ -152,13 +155,36 @@ def test_argument_vectors() -> None:
         "mariadb-backup", "--defaults-extra-file=/dev/fd/9", "--backup", "--galera-info", "--stream=mbstream",
         "--parallel=4", "--user=dbha", "--host=192.0.2.2", "--port=3307", "--protocol=tcp", "--datadir=/srv/mysql",
     )  # fmt: skip
-    assert compress_argv(POLICY) == ("zstd", "-3", "-T2", "--check", "--quiet", "--stdout")
     assert program_argv(b"123")[-1] == "import sys; exec(sys.stdin.buffer.read(3))"
-    assert decompress_argv() == ("zstd", "--decompress", "--quiet", "--stdout")
+    assert encrypt_argv(["age1a", "age1b"]) == ("age", "--encrypt", "--recipient=age1a", "--recipient=age1b")
+    assert encrypt_argv([]) == ()
+    assert decrypt_argv(7) == ("age", "--decrypt", "--identity=/dev/fd/7")
     assert extract_argv(Path("/a")) == ("mbstream", "--extract", "--parallel=2", "--directory=/a")
     assert prepare_argv(Path("/a"), 7) == (
         "mariadb-backup", "--no-defaults", "--prepare", "--export", "--use-memory=7", "--target-dir=/a",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("compression", "compress", "decompress", "file"),
+    [
+        pytest.param(
+            Compression.ZSTD, ("zstd", "-3", "-T2", "--check", "--quiet", "--stdout"),
+            ("zstd", "--decompress", "--quiet", "--stdout"), "stream.mbs.zst", id="zstd",
+        ),
+        pytest.param(
+            Compression.LZ4, ("lz4", "-3", "-z", "-q", "-c"), ("lz4", "-d", "-q", "-c"), "stream.mbs.lz4", id="lz4"
+        ),
+        pytest.param(Compression.NONE, (), (), "stream.mbs", id="none"),
+    ],
+)  # fmt: skip
+def test_compression(
+    compression: Compression, compress: tuple[str, ...], decompress: tuple[str, ...], file: str
+) -> None:
+    assert compress_argv(POLICY.model_copy(update={"compression": compression})) == compress
+    assert decompress_argv(compression) == decompress
+    assert stream_file(compression, encrypted=False) == file
+    assert stream_file(compression, encrypted=True) == f"{file}.age"
 
 
 def test_the_password_is_only_in_the_option_file() -> None:

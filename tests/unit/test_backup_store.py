@@ -15,6 +15,7 @@ from dbha.backup.definitions import DatabaseDefinition, Definitions
 from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.manifest import Base, DefinitionsFile, Manifest, StreamFile, Verification
 from dbha.backup.store import Status, StoredBackup, resolve, stored_ratio
+from dbha.backup.stored_bytes import definitions_of
 from dbha.errors import BusyError, FoundWrongError, UsageError
 from tests.unit.test_backup_manifest import MANIFEST
 
@@ -73,7 +74,7 @@ def test_a_complete_backup(store: DirectoryStore) -> None:
     backup = only(store)
     assert (backup.status, backup.manifest, backup.verified) == (Status.COMPLETE, manifest, False)
     assert backup.created == datetime(2026, 11, 23, 4, 30, tzinfo=UTC)
-    assert store.definitions(FIRST) == DEFINITIONS
+    assert definitions_of(store, store.manifest(FIRST)) == DEFINITIONS
     with store.open_stream(FIRST) as stream:
         assert stream.read() == b"stream"
     assert stored_ratio(store.list()) == 6 / MANIFEST.data_bytes
@@ -164,7 +165,7 @@ def test_damage_is_found(store: DirectoryStore, file: str, damage: bytes | None)
     else:
         path.write_bytes(damage)
     with pytest.raises(FoundWrongError):
-        store.definitions(FIRST)
+        definitions_of(store, store.manifest(FIRST))
     expected = Status.DAMAGED if file == "manifest.json" else Status.COMPLETE
     assert only(store).status is expected
 

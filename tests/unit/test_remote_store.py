@@ -16,6 +16,7 @@ from dbha.backup.objects import PatientObjects, StoredObject, StoreLostError, St
 from dbha.backup.remote_names import WRITER, by_backup, part_of, parts_of, problem_of
 from dbha.backup.remote_store import RemoteStore
 from dbha.backup.store import Status, StoredBackup
+from dbha.backup.stored_bytes import definitions_of
 from dbha.backup.verdicts import record_verdict
 from dbha.backup.writer import SILENT_S, Writer, is_at_work, this_kernel, this_process
 from dbha.errors import BackupFailedError, BusyError, FoundWrongError, UnsafeError, UsageError
@@ -133,7 +134,7 @@ def test_a_complete_backup(store: RemoteStore, memory: Memory) -> None:
     manifest = complete(store)
     backup = only(store)
     assert (backup.status, backup.manifest, backup.stored_bytes) == (Status.COMPLETE, manifest, len(STREAM))
-    assert store.definitions(FIRST) == DEFINITIONS
+    assert definitions_of(store, store.manifest(FIRST)) == DEFINITIONS
     with store.open_stream(FIRST) as stream:
         assert stream.read() == STREAM
         assert (stream.seek(23), stream.read(12)) == (23, STREAM[23:35])

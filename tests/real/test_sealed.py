@@ -1,0 +1,214 @@
+"""Backups that are compressed in other ways, encrypted, slow or partial: taken, proven, spoilt and restored."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dbha.backup.directory_store import DirectoryStore
+from dbha.backup.encryption import NO_IDENTITIES, Identities
+from dbha.backup.levels import Level
+from dbha.backup.manifest import Encryption, sealed
+from dbha.backup.store import Status
+from dbha.backup.stored_bytes import definitions_of
+from dbha.backup.verify import verify
+from dbha.config.model import BackupPolicy, Compression
+from dbha.errors import BackupFailedError, FoundWrongError, KeyMissingError, UnsafeError
+from dbha.secrets import Secret
+from tests.real.cloud import command_line, descendants, eventually
+from tests.real.lone_server import DATABASES, POLICY, Server, nothing, once, take
+from tests.real.spoiling import flip, place_of
+
+pytest_plugins = ("tests.real.lone_fixtures",)
+pytestmark = pytest.mark.real
+
+OnBytes = Callable[[int, int], None]
+
+
+def new_identity() -> Identities:
+    done = subprocess.run(["age-keygen"], capture_output=True, text=True, check=True)
+    return Identities(Secret(done.stdout))
+
+
+OURS, SAFE, FOREIGN = new_identity(), new_identity(), new_identity()
+RECIPIENTS = (*OURS.recipients, *SAFE.recipients)
+
+
+def compressed_by(compression: Compression = Compression.LZ4) -> BackupPolicy:
+    return POLICY.model_copy(update={"compression": compression})
+
+
+@pytest.fixture(scope="module")
+def encrypted(server: Server, tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
+    """A store with one encrypted backup; tests work on copies of it."""
+    store = DirectoryStore(tmp_path_factory.mktemp("encrypted"))
+    take(server, store, policy=compressed_by(), recipients=RECIPIENTS)
+    return store
+
+
+@pytest.fixture
+def store(encrypted: DirectoryStore, tmp_path: Path) -> DirectoryStore:
+    shutil.copytree(encrypted.directory, tmp_path / "store")
+    return DirectoryStore(tmp_path / "store")
+
+
+def prove(
+    store: DirectoryStore, staging: Path, identities: Identities, *, level: Level = Level.PREPARE,
+    on_bytes: OnBytes = nothing,
+) -> str:  # fmt: skip
+    backup_id = store.list()[0].id
+    return verify(
+        store, backup_id, staging, on_bytes=on_bytes, keep=False, level=level, identities=identities
+    ).outcome
+
+
+def tools_at_work() -> list[str]:
+    """Return the command lines of everything that this process started."""
+    return [command_line(pid) for pid in descendants(os.getpid())]
+
+
+def kill_tool(name: str) -> None:
+    """End the one tool of this name that this process started, or is just about to have started."""
+
+    def find() -> int | None:
+        found = [pid for pid in descendants(os.getpid()) if command_line(pid).split(" ")[0] == name]
+        return found[0] if len(found) == 1 else None
+
+    os.kill(eventually(find, f"there is no {name}"), signal.SIGKILL)
+
+
+# --- how it is stored
+
+
+@pytest.mark.parametrize("compression", [Compression.LZ4, Compression.NONE])
+@pytest.mark.parametrize("recipients", [(), RECIPIENTS[:1]])
+def test_every_way_of_storing_can_be_unpacked(
+    server: Server, tmp_path: Path, compression: Compression, recipients: tuple[str, ...]
+) -> None:
+    store = DirectoryStore(tmp_path / "s")
+    manifest = take(server, store, policy=compressed_by(compression), recipients=recipients)
+    assert manifest.stream.compression is compression
+    assert manifest.recipients == recipients
+    files = {path.name: path.read_bytes() for path in place_of(store).iterdir()}
+    assert set(files) == {manifest.stream.file, manifest.definitions.file, "manifest.json"}
+    is_sealed = [content.startswith(b"age-encryption.org/v1\n") for content in files.values()]
+    assert sum(is_sealed) == (2 if recipients else 0)
+    assert prove(store, tmp_path / "staging", OURS) == "good"
+
+
+# --- who can open it
+
+
+def test_each_identity_alone_opens_it_and_hashing_needs_none(store: DirectoryStore, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def look(*_: int) -> None:
+        seen.extend(tools_at_work())
+
+    assert prove(store, tmp_path / "staging", NO_IDENTITIES, level=Level.HASH) == "good"
+    assert prove(store, tmp_path / "staging", SAFE, on_bytes=look) == "good"
+    assert prove(store, tmp_path / "staging", OURS, level=Level.BOOT, on_bytes=look) == "good"
+    assert any("age --decrypt --identity=/dev/fd/" in line for line in seen)
+    assert not [line for line in seen if "SECRET" in line]
+    manifest = store.manifest(store.list()[0].id)
+    assert set(definitions_of(store, manifest, SAFE).databases) == set(DATABASES)
+
+
+@pytest.mark.parametrize("identities", [NO_IDENTITIES, FOREIGN])
+def test_without_a_key_there_is_no_verdict(
+    store: DirectoryStore, tmp_path: Path, identities: Identities
+) -> None:
+    for level in (Level.PREPARE, Level.PAGES, Level.BOOT):
+        with pytest.raises(KeyMissingError) as missing:
+            prove(store, tmp_path / "staging", identities, level=level)
+        assert all(recipient in str(missing.value) for recipient in RECIPIENTS)
+        assert missing.value.exit_code == 5
+    (backup,) = store.list()
+    assert (backup.status, backup.verification) == (Status.COMPLETE, None)
+    with pytest.raises(KeyMissingError):
+        definitions_of(store, store.manifest(backup.id), identities)
+
+
+def test_what_those_it_names_cannot_open_is_a_bad_backup_until_somebody_opens_it(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
+    recipients = (*FOREIGN.recipients, *SAFE.recipients)
+    change_manifest(store, encryption=Encryption(recipients=recipients))
+    with pytest.raises(FoundWrongError, match="no identity matched"):
+        prove(store, tmp_path / "staging", FOREIGN)
+    assert store.list()[0].status is Status.BAD
+    assert prove(store, tmp_path / "staging", SAFE) == "good"
+    assert store.list()[0].status is Status.COMPLETE
+
+
+def change_manifest(store: DirectoryStore, **changes: object) -> None:
+    path = place_of(store) / "manifest.json"
+    manifest = store.manifest(store.list()[0].id)
+    path.write_bytes(sealed(manifest.model_copy(update=changes)))
+
+
+# --- spoilt
+
+
+def test_a_flipped_byte_needs_no_key_to_be_found(store: DirectoryStore, tmp_path: Path) -> None:
+    flip(place_of(store) / "stream.mbs.lz4.age", 10_000_000)
+    for identities, level in ((OURS, Level.PREPARE), (NO_IDENTITIES, Level.HASH)):
+        with pytest.raises(FoundWrongError, match="its sha256 is another"):
+            prove(store, tmp_path / "staging", identities, level=level)
+        assert store.list()[0].status is Status.BAD
+
+
+@pytest.mark.parametrize("position", [30, 10_000_000, -1])
+def test_what_was_changed_before_it_was_hashed_is_found_by_age(
+    store: DirectoryStore, tmp_path: Path, position: int
+) -> None:
+    path = place_of(store) / "stream.mbs.lz4.age"
+    flip(path, position % path.stat().st_size)
+    manifest = store.manifest(store.list()[0].id)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    change_manifest(store, stream=manifest.stream.model_copy(update={"sha256": digest}))
+    with pytest.raises(FoundWrongError, match="it cannot be decrypted"):
+        prove(store, tmp_path / "staging", OURS)
+    (backup,) = store.list()
+    assert backup.status is Status.BAD
+    assert backup.verification is not None
+    assert backup.verification.level is Level.PREPARE
+
+
+@pytest.mark.parametrize("tool", ["age", "lz4", "mbstream"])
+def test_a_tool_that_is_killed_here_is_no_fault_of_the_backup(
+    store: DirectoryStore, tmp_path: Path, tool: str
+) -> None:
+    with pytest.raises(UnsafeError, match=f"{tool} was ended by signal 9"):
+        prove(store, tmp_path / "staging", OURS, on_bytes=once(lambda: kill_tool(tool)))
+    assert store.list()[0].verification is None
+    assert not [line for line in tools_at_work() if line.split(" ")[0] in ("age", "lz4", "mbstream")]
+
+
+@pytest.mark.parametrize("tool", ["age", "lz4"])
+def test_a_tool_that_is_killed_on_the_donor(server: Server, store: DirectoryStore, tool: str) -> None:
+    with pytest.raises(BackupFailedError, match=f"{tool} was ended by signal 9") as failed:
+        take(
+            server,
+            store,
+            policy=compressed_by(),
+            recipients=RECIPIENTS,
+            on_bytes=once(lambda: kill_tool(tool)),
+        )
+    assert failed.value.exit_code == 6
+    assert [backup.status for backup in store.list()] == [Status.COMPLETE, Status.FAILED]
+
+
+def test_a_tool_that_is_missing_on_the_donor(
+    server: Server, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for tool in ("sh", "mariadb-backup", "lz4"):
+        (tmp_path / tool).symlink_to(shutil.which(tool) or "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BackupFailedError, match="cannot start age: No such file or directory"):
+        take(server, store, policy=compressed_by(), recipients=RECIPIENTS)
