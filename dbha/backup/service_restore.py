@@ -36,7 +36,6 @@ from dbha.backup.proof import (
     Checksums,
     NotProvenError,
     checksums,
-    checksums_everywhere,
     forget_probe,
     prove_replication,
     prove_structure,
@@ -45,7 +44,7 @@ from dbha.backup.proof import (
 from dbha.backup.staged_files import CopyFailedError
 from dbha.backup.tablespaces import clear_database, clear_tables, drop_tables_here, import_database
 from dbha.cluster.assess import Verdict
-from dbha.cluster.handle import Cluster, side_by_side
+from dbha.cluster.handle import Cluster, host_by_host, side_by_side
 from dbha.database import NodeUnreachableError, SqlError
 from dbha.errors import DbhaError, UnreachableError
 from dbha.heads import Heads
@@ -336,7 +335,7 @@ class ServiceRestore:
         side_by_side(
             lambda node: prove_structure(self._cluster, node, target.heads, expected_structure), reachable
         )
-        found = checksums_everywhere(self._cluster, target.databases, reachable)
+        found = host_by_host(lambda node: checksums(self._cluster, node, target.databases), reachable)
         require_equal(target.before(context.facts) or found[writer.name], found)
         if versioned is not None:
             prove_replication(self._cluster, writer, reachable, versioned)

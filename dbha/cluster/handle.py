@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from dbha.database import Account, Session, connect
 from dbha.errors import UsageError
-from dbha.inventory import Node
+from dbha.inventory import Node, SshSettings
 from dbha.transport import LocalTransport, SshEndpoint, SshTransport, Transport
 
 T = TypeVar("T")
@@ -96,3 +96,21 @@ def side_by_side(function: Callable[[Node], T], nodes: Iterable[Node]) -> dict[s
     with ThreadPoolExecutor(max_workers=max(1, len(ordered))) as pool:
         futures = {node.name: pool.submit(function, node) for node in ordered}
     return {name: future.result() for name, future in futures.items()}
+
+
+def host_by_host(function: Callable[[Node], T], nodes: Iterable[Node]) -> dict[str, T]:
+    """Return what `function` returned for each node: hosts side by side, the nodes of one host one after the other.
+
+    For work that fills a processor: several servers at it on one host leave none to commit for their clients.
+    Raises the first error of the first host that had one, once all hosts have ended.
+    """
+    hosts: dict[SshSettings | None, list[Node]] = {}
+    for node in nodes:
+        hosts.setdefault(node.ssh, []).append(node)
+    with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
+        futures = [pool.submit(_in_turn, function, on_host) for on_host in hosts.values()]
+    return {name: result for future in futures for name, result in future.result().items()}
+
+
+def _in_turn(function: Callable[[Node], T], nodes: Iterable[Node]) -> dict[str, T]:
+    return {node.name: function(node) for node in nodes}
