@@ -30,8 +30,8 @@ class DonorChoice:
     rejected: dict[str, str]
 
 
-def choose_donor(candidates: Sequence[Candidate]) -> DonorChoice:
-    """Return the node to read from: the one least behind, then the one with most room.
+def choose_donor(candidates: Sequence[Candidate], *, only: str = "") -> DonorChoice:
+    """Return the node to read from: the one least behind, then the one with most room; or `only` that one.
 
     Raises UnsafeError with the reason for every node when none will do. The writer is only ever chosen when
     it is the only node there is: reading from it would slow down every client.
@@ -39,7 +39,7 @@ def choose_donor(candidates: Sequence[Candidate]) -> DonorChoice:
     rejected = {
         candidate.name: reason
         for candidate in candidates
-        if (reason := _why_not(candidate, alone=len(candidates) == 1))
+        if (reason := _why_not(candidate, alone=len(candidates) == 1, only=only))
     }
     fit = [candidate for candidate in candidates if candidate.name not in rejected]
     if not fit:
@@ -59,9 +59,10 @@ def choose_donor(candidates: Sequence[Candidate]) -> DonorChoice:
     return DonorChoice(chosen.name, rejected)
 
 
-def _why_not(candidate: Candidate, *, alone: bool) -> str:
+def _why_not(candidate: Candidate, *, alone: bool, only: str) -> str:
     """Return why a node must not be read from; empty when it may."""
     reasons = (
+        (only not in ("", candidate.name), "was not read for the base"),
         (not candidate.synced, "is not synced"),
         (not candidate.view_agrees, "does not see the cluster as the others do"),
         (candidate.is_donor, "is already a donor"),

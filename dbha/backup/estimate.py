@@ -12,6 +12,7 @@ from dbha.transport import LocalTransport, Transport
 
 MARGIN_BYTES = 64 << 20
 FIRST_RATIO = 0.6  # stored to raw, while no earlier backup tells better; zstd does better on most tables
+FIRST_SHARE = 0.1  # of a full backup, while no earlier incremental one tells better
 GROWTH = 1.2
 
 
@@ -47,9 +48,21 @@ def stored_estimate(data_bytes: int, ratio: float | None) -> int:
     return round(data_bytes * (FIRST_RATIO if ratio is None else ratio))
 
 
+def incremental_estimate(data_bytes: int, ratio: float | None, full_ratio: float | None) -> int:
+    """Return how many bytes an incremental backup will probably take; `ratio` is an earlier one's to all data."""
+    if ratio is None:
+        return round(stored_estimate(data_bytes, full_ratio) * FIRST_SHARE)
+    return round(data_bytes * ratio)
+
+
 def store_needs(data_bytes: int, ratio: float | None) -> int:
-    """Return the room in bytes that the store must have for one more backup."""
-    return round(stored_estimate(data_bytes, ratio) * GROWTH) + MARGIN_BYTES
+    """Return the room in bytes that the store must have for one more full backup."""
+    return with_margin(stored_estimate(data_bytes, ratio))
+
+
+def with_margin(estimated_bytes: int) -> int:
+    """Return the room in bytes that there must be for something of about this size."""
+    return round(estimated_bytes * GROWTH) + MARGIN_BYTES
 
 
 def staging_needs(data_bytes: int, log_bytes: int = 512 << 20) -> int:

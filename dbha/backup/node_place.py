@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from dbha.backup.compression import decompress_argv
 from dbha.backup.encryption import Readable
-from dbha.backup.tool_files import GALERA_FILES, INFO_FILES, galera_position
+from dbha.backup.tool_files import CHECKPOINT_FILES, GALERA_FILES, INFO_FILES, galera_position, lsn_range
 from dbha.cluster.handle import Cluster
 from dbha.cluster.saved_state import STATE_FILE, VIEW_FILE, SavedState, parse_state, state_text
 from dbha.config.model import Compression
@@ -95,29 +95,46 @@ class NodePlace:
                 raise self._failed("unpacking the backup", unpacking.stderr_tail())
         return f"{self.path}/{name}"
 
-    def prepare(self, directory: str, memory_bytes: int) -> None:
-        """Make an unpacked backup consistent. Raises NodePlaceError when the tool does not say that it is."""
+    def prepare(self, directory: str, memory_bytes: int, *, increment: str = "") -> None:
+        """Make an unpacked backup consistent or, with `increment`, apply that to it and remove it.
+
+        Raises NodePlaceError when the tool does not say that it is consistent.
+        """
         argv = (
             "mariadb-backup", "--no-defaults", "--prepare", f"--use-memory={memory_bytes}",
-            f"--target-dir={directory}",
+            f"--target-dir={directory}", *((f"--incremental-dir={increment}",) if increment else ()),
         )  # fmt: skip
         done = self.cluster.transport(self.node).run(argv, timeout_s=_TIMEOUT_S)
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         if done.returncode != 0 or not lines or not lines[-1].endswith("completed OK!"):
             raise self._failed("preparing the backup", done.stderr)
+        if increment:
+            self._run(("rm", "-rf", "--", increment))
 
     def position(self, directory: str) -> tuple[str, int]:
         """Return state UUID and seqno that a prepared backup holds. Raises NodePlaceError when it does not know."""
-        transport = self.cluster.transport(self.node)
-        for name in GALERA_FILES:
+        text = self._said_of(directory, GALERA_FILES)
+        if text is None:
+            raise NodePlaceError(f"{self.node}: the backup has no {INFO_FILES[0]}: it ends too early")
+        try:
+            return galera_position(text)
+        except ValueError as error:
+            raise NodePlaceError(f"{self.node}: {error}") from error
+
+    def last_lsn(self, directory: str) -> int:
+        """Return the LSN where an unpacked or prepared backup ends. Raises NodePlaceError when it does not know."""
+        try:
+            return lsn_range(self._said_of(directory, CHECKPOINT_FILES) or "")[1]
+        except ValueError as error:
+            raise NodePlaceError(f"{self.node}: {error}") from error
+
+    def _said_of(self, directory: str, names: Sequence[str]) -> str | None:
+        """Return what the tool says of a backup in the first of these files that is there."""
+        for name in names:
             with contextlib.suppress(FileNotFoundError):
-                try:
-                    return galera_position(
-                        transport.get(posixpath.join(directory, name)).decode(errors="replace")
-                    )
-                except ValueError as error:
-                    raise NodePlaceError(f"{self.node}: {error}") from error
-        raise NodePlaceError(f"{self.node}: the backup has no {INFO_FILES[0]}: it ends too early")
+                path = posixpath.join(directory, name)
+                return self.cluster.transport(self.node).get(path).decode(errors="replace")
+        return None
 
     def require_tables(self, directory: str, stems: Sequence[str]) -> None:
         """Raise FoundWrongError when the file of one of the tables is missing."""

@@ -57,8 +57,13 @@ class Report(Record):
         return next((self.kept[name] for name in members if name in self.kept), "")
 
 
-def backup_argv(node: Node, user: str, policy: BackupPolicy) -> tuple[str, ...]:
-    """Return the command that writes the stream to its stdout. The option file must be the first argument."""
+def backup_argv(
+    node: Node, user: str, policy: BackupPolicy, *, since_lsn: int | None = None
+) -> tuple[str, ...]:
+    """Return the command that writes the stream to its stdout. The option file must be the first argument.
+
+    With `since_lsn` it copies only the pages of InnoDB that were changed since then.
+    """
     return (
         "mariadb-backup",
         f"--defaults-extra-file=/dev/fd/{OPTIONS_FD}",
@@ -71,7 +76,14 @@ def backup_argv(node: Node, user: str, policy: BackupPolicy) -> tuple[str, ...]:
         f"--port={node.port}",
         "--protocol=tcp",
         f"--datadir={node.datadir}",
+        *(() if since_lsn is None else (f"--incremental-lsn={since_lsn}",)),
     )
+
+
+def expected_members(tablespaces: Sequence[str], *, incremental: bool) -> list[str]:
+    """Return the members of the stream without which it does not hold these tablespaces."""
+    suffixes = (".ibd.delta", ".ibd.meta") if incremental else (".ibd",)
+    return [f"{stem}{suffix}" for stem in tablespaces for suffix in suffixes]
 
 
 def options_file(account: Account) -> str:

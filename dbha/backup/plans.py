@@ -31,6 +31,8 @@ class BackupSpec(BaseModel):
     backup_bytes: int
     verify: Annotated[Level | None, BeforeValidator(_level_of_old)]
     store: str = ""  # the one of the configuration
+    base: str = ""  # of an incremental one
+    why_full: str = ""  # why it is none, although one was asked for
 
 
 def backup_plan(spec: BackupSpec, shelf: Shelf) -> Plan:
@@ -38,7 +40,7 @@ def backup_plan(spec: BackupSpec, shelf: Shelf) -> Plan:
 
     def take(context: StepContext) -> Facts:
         donor = shelf.cluster.node(spec.donor)
-        manifest = shelf.take(donor, spec.backup_id, label=spec.label, context=context)
+        manifest = shelf.take(donor, spec.backup_id, label=spec.label, context=context, base=spec.base)
         return {"id": manifest.id, "seqno": manifest.seqno, "note": in_bytes(manifest.stream.stored_bytes)}
 
     def verify(level: Level, context: StepContext) -> Facts:
@@ -48,7 +50,12 @@ def backup_plan(spec: BackupSpec, shelf: Shelf) -> Plan:
             raise BackupFailedError(str(error), hint=error.hint) from error
         return {"level": level, "note": level}
 
-    steps = [stage(Step("backup", f"take a backup on {spec.donor}", take))]
+    what = (
+        f"take what changed since {spec.base} on {spec.donor}"
+        if spec.base
+        else f"take a backup on {spec.donor}"
+    )
+    steps = [stage(Step("backup", what, take))]
     if spec.verify:
         steps.append(stage(Step("verify", "verify the backup", partial(verify, spec.verify))))
     return Plan(title=f"backup {spec.backup_id}", forward=tuple(steps))

@@ -57,6 +57,15 @@ class Prepared:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
+    @contextmanager
+    def beside(self, partial: Path) -> Iterator[Path]:
+        """Yield another empty directory for what is applied to the tree; it is gone afterwards."""
+        apart = Path(mkdtemp(prefix=f"{partial.stem}.", suffix=".partial", dir=self._staging))
+        try:
+            yield apart
+        finally:
+            shutil.rmtree(apart, ignore_errors=True)
+
     def publish(self, partial: Path, when: datetime) -> Path:
         """Say that the unfinished tree is whole, and return where it is from now on."""
         (partial / MARKER).write_text(json.dumps({**self._mark, "when": when.isoformat()}))

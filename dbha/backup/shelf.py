@@ -35,8 +35,13 @@ class Shelf:
     state_of_services: Callable[[Node], Mapping[str, ServiceState]]
     identities: Identities = NO_IDENTITIES
 
-    def take(self, donor: Node, backup_id: str, *, label: str, context: StepContext) -> Manifest:
-        """Take a backup of the whole donor under this id, or return the one an interrupted attempt completed."""
+    def take(
+        self, donor: Node, backup_id: str, *, label: str, context: StepContext, base: str = ""
+    ) -> Manifest:
+        """Take a backup of the whole donor under this id, or return the one an interrupted attempt completed.
+
+        With `base` an incremental one upon that backup.
+        """
         for stored in self.store.list():
             if stored.id == backup_id and stored.status is Status.COMPLETE:
                 return self.store.manifest(backup_id)
@@ -54,6 +59,7 @@ class Shelf:
             databases=[name for service in services.values() for name in service.databases],
             on_bytes=context.measure,
             on_line=context.say,
+            base=self.store.manifest(base) if base else None,
             recipients=recipients_of(self.configuration.backup.encryption),
             timeout_s=self.configuration.limits.backup_timeout_s,
         )

@@ -1,4 +1,4 @@
-"""Take one full backup: structure before, the stream, structure after, and only then a manifest."""
+"""Take one backup, full or upon a base: structure before, the stream, structure after, and only then a manifest."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -8,29 +8,43 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dbha import __version__
+from dbha.backup.base import require_descent
 from dbha.backup.checkpoint import checkpoint
 from dbha.backup.compression import compress_argv, stream_file
 from dbha.backup.definitions import Definitions, change_counters, read_definitions, tablespaces
 from dbha.backup.encryption import encrypt_argv, encrypted
-from dbha.backup.estimate import data_size, in_mib, stored_estimate
-from dbha.backup.manifest import DefinitionsFile, Encryption, Manifest, ServiceState, StreamFile
+from dbha.backup.estimate import data_size, in_mib, incremental_estimate, stored_estimate
+from dbha.backup.lineage import leave_mark, look_at_directory, renew_mark, require_nothing_imported
+from dbha.backup.manifest import (
+    Base,
+    DefinitionsFile,
+    Encryption,
+    LsnRange,
+    Manifest,
+    Origin,
+    ServiceState,
+    StreamFile,
+)
 from dbha.backup.pipeline import (
     Report,
     backup_argv,
+    expected_members,
     options_file,
     problem_of,
     receive,
     started,
 )
 from dbha.backup.rows import counting_rows
-from dbha.backup.store import Draft, Store, stored_ratio
+from dbha.backup.store import Draft, Store, StoredBackup, incremental_ratio, stored_ratio
 from dbha.backup.tool_files import (
     BINLOG_FILES,
+    CHECKPOINT_FILES,
     GALERA_FILES,
     INFO_FILES,
     galera_position,
     gtid_of,
     key_values,
+    lsn_range,
 )
 from dbha.cluster.handle import Cluster
 from dbha.config.model import BackupPolicy
@@ -84,23 +98,27 @@ def take_backup(
     databases: Sequence[str],
     on_bytes: Callable[[int, int], None],
     on_line: Callable[[str], None],
+    base: Manifest | None = None,
     recipients: Sequence[str] = (),
     timeout_s: float = 6 * 3600,
 ) -> Manifest:
     """Back up the whole donor and return the manifest that was published; `databases` are those of services.
 
-    With `recipients` everything but the manifest is encrypted for them. `on_bytes` gets the bytes stored so far and
-    an estimate of all. Raises BackupFailedError with the cause in words for whatever went wrong: nothing is
-    published then, and older backups are as they were.
+    With `base` only what changed since that backup, which has to be of this very data directory. With `recipients`
+    everything but the manifest is encrypted for them. `on_bytes` gets the bytes stored so far and an estimate of all.
+    Raises BackupFailedError with the cause in words for whatever went wrong: nothing is published then, and older
+    backups are as they were.
     """
-    taking = _Taking(cluster, donor, backup_id, policy, recipients, timeout_s, on_bytes, on_line)
+    taking = _Taking(cluster, donor, backup_id, policy, recipients, base, timeout_s, on_bytes, on_line)
     try:
-        ratio = stored_ratio(store.list())
+        if base is not None and base.origin is not None:
+            require_descent(base, look_at_directory(cluster, donor, base.id, base.origin))
+        earlier = store.list()
         draft = store.begin(backup_id)
     except (DbhaError, OSError) as error:
         raise _failure(backup_id, donor, error) from error
     try:
-        content, manifest = taking.copy_to(draft, databases, ratio)
+        content, manifest = taking.copy_to(draft, databases, earlier)
         manifest = manifest.model_copy(update={"label": label, "services": dict(services)})
         draft.publish(content, manifest)
     except BaseException as error:  # after a signal, too, the draft is marked as abandoned
@@ -123,18 +141,23 @@ class _Taking:
         backup_id: str,
         policy: BackupPolicy,
         recipients: Sequence[str],
+        base: Manifest | None,
         timeout_s: float,
         on_bytes: Callable[[int, int], None],
         on_line: Callable[[str], None],
     ) -> None:
         self._cluster, self._donor, self._id = cluster, donor, backup_id
-        self._policy, self._recipients, self._timeout_s = policy, recipients, timeout_s
+        self._policy, self._recipients, self._base = policy, recipients, base
+        self._timeout_s = timeout_s
         self._on_bytes, self._on_line = on_bytes, on_line
         self.log = b""
 
-    def copy_to(self, draft: Draft, databases: Sequence[str], ratio: float | None) -> tuple[bytes, Manifest]:
+    def copy_to(
+        self, draft: Draft, databases: Sequence[str], earlier: Sequence[StoredBackup]
+    ) -> tuple[bytes, Manifest]:
         """Return the definitions, as they are to be stored, and the manifest of what is in the draft then."""
         created = datetime.now(UTC)
+        origin = leave_mark(self._cluster, self._donor, self._id)
         with (
             ThreadPoolExecutor(1) as pool,
             counting_rows(self._cluster, self._donor, databases, wanted=self._policy.count_rows) as counting,
@@ -143,16 +166,26 @@ class _Taking:
             before = self._look(databases)
             self._on_line(f"copying {self._donor} ({in_mib(before.data_bytes)} of tables)")
             reading = pool.submit(self._read_definitions, before, databases)
-            expected_bytes = stored_estimate(before.data_bytes, ratio)
-            flow = _Flow(draft, expected_bytes, self._on_bytes, before_first=reading.result)
+            flow = _Flow(
+                draft, self._expected_bytes(before, earlier), self._on_bytes, before_first=reading.result
+            )
             counting.wait_for_snapshot()
             report = self._receive(command, before, flow)
             rows = counting.result()
             definitions = reading.result()
         self._require_same_structure(before, definitions)
+        if self._base is not None and self._base.origin is not None:
+            require_nothing_imported(self._cluster, self._donor, self._base.origin.last_table)
+        origin = renew_mark(self._cluster, self._donor, self._id, origin)
         content = encrypted(definitions.model_dump_json(by_alias=True).encode(), self._recipients)
-        manifest = self._manifest(created, before, flow, report, content)
+        manifest = self._manifest(created, before, flow, report, content, origin)
         return content, manifest.model_copy(update={"rows": rows})
+
+    def _expected_bytes(self, before: _Before, earlier: Sequence[StoredBackup]) -> int:
+        ratio = stored_ratio(earlier)
+        if self._base is None:
+            return stored_estimate(before.data_bytes, ratio)
+        return incremental_estimate(before.data_bytes, incremental_ratio(earlier), ratio)
 
     def _look(self, databases: Sequence[str]) -> _Before:
         with self._cluster.session(self._donor) as session:
@@ -177,12 +210,14 @@ class _Taking:
 
     def _receive(self, command: RunningCommand, before: _Before, flow: _Flow) -> Report:
         request = {
-            "backup": backup_argv(self._donor, self._cluster.account.user, self._policy),
+            "backup": backup_argv(
+                self._donor, self._cluster.account.user, self._policy, since_lsn=self._since_lsn()
+            ),
             "filters": [
                 argv for argv in (compress_argv(self._policy), encrypt_argv(self._recipients)) if argv
             ],
             "options": options_file(self._cluster.account),
-            "expected": [f"{stem}.ibd" for stem in before.tablespaces],
+            "expected": expected_members(before.tablespaces, incremental=self._base is not None),
         }
         report, status, self.log = receive(command, request, flow.take, timeout_s=self._timeout_s)
         if report is None:
@@ -191,6 +226,12 @@ class _Taking:
         if problem := problem_of(report):
             raise BackupFailedError(problem)
         return report
+
+    def _since_lsn(self) -> int | None:
+        if self._base is None:
+            return None
+        assert self._base.lsn is not None
+        return self._base.lsn.to_lsn
 
     def _require_same_structure(self, before: _Before, known: Definitions) -> None:
         databases = sorted(known.databases)
@@ -205,15 +246,30 @@ class _Taking:
             )
 
     def _manifest(
-        self, created: datetime, before: _Before, flow: _Flow, report: Report, content: bytes
+        self,
+        created: datetime,
+        before: _Before,
+        flow: _Flow,
+        report: Report,
+        content: bytes,
+        origin: Origin,
     ) -> Manifest:
+        base = self._base
         try:
             state_uuid, seqno = galera_position(report.text_of(GALERA_FILES))
+            from_lsn, to_lsn = lsn_range(report.text_of(CHECKPOINT_FILES))
         except ValueError as error:
             raise BackupFailedError(str(error)) from error
+        if from_lsn != (self._since_lsn() or 0):
+            raise BackupFailedError(f"it begins at LSN {from_lsn} instead of {self._since_lsn() or 0}")
         return Manifest(
             id=self._id,
             cluster=self._cluster.name,
+            kind="full" if base is None else "incremental",
+            base=Base(id=base.id, sha256=base.stream.sha256) if base else None,
+            depth=base.depth + 1 if base else 0,
+            lsn=LsnRange(from_lsn=from_lsn, to_lsn=to_lsn),
+            origin=origin,
             label="",
             created=created,
             finished=datetime.now(UTC),

@@ -4,6 +4,7 @@ import re
 
 INFO_FILES = ("xtrabackup_info", "mariadb_backup_info")  # the last member of every complete stream
 GALERA_FILES = ("xtrabackup_galera_info", "mariadb_backup_galera_info")
+CHECKPOINT_FILES = ("xtrabackup_checkpoints", "mariadb_backup_checkpoints")
 BINLOG_FILES = ("xtrabackup_binlog_info", "mariadb_backup_binlog_info")
 
 _POSITION = re.compile(r"\s*([0-9a-f-]{36}):(\d+)(?:\s+\S+)*\s*")
@@ -30,6 +31,18 @@ def key_values(text: str) -> dict[str, str]:
     """Return the `name = value` lines of a backup info."""
     pairs = (line.partition("=") for line in text.splitlines())
     return {name.strip(): value.strip() for name, found, value in pairs if found}
+
+
+def lsn_range(text: str) -> tuple[int, int]:
+    """Return the first and the last LSN of the checkpoints file; the first of a full backup is 0.
+
+    Raises ValueError, fit for a message, when they are not in it.
+    """
+    values = key_values(text)
+    try:
+        return int(values["from_lsn"]), int(values["to_lsn"])
+    except (KeyError, ValueError):
+        raise ValueError("the backup does not know its LSNs") from None
 
 
 def series_of(version: str) -> str:

@@ -7,10 +7,8 @@ it from being verified here (no room, a missing tool, a tool of another version)
 import fcntl
 import functools
 import os
-import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,28 +16,23 @@ from pathlib import Path
 from typing import TextIO
 
 from dbha import __version__
-from dbha.backup.bad_backup import BadBackupError
+from dbha.backup.bad_backup import BadBackupError, blamed_on
 from dbha.backup.boot import boot
-from dbha.backup.children import start
 from dbha.backup.definitions import Definitions
-from dbha.backup.encryption import NO_IDENTITIES, Identities, opening
+from dbha.backup.encryption import NO_IDENTITIES, Identities
 from dbha.backup.levels import Level
 from dbha.backup.manifest import Manifest, Verdict, Verification
 from dbha.backup.pages import check_pages
+from dbha.backup.prepare import available_memory_bytes, chain_in, in_all, make_tree, prepare_memory_bytes
 from dbha.backup.prepared import Prepared
 from dbha.backup.private_server import end_outlived
 from dbha.backup.store import Store
-from dbha.backup.stored_bytes import OnBytes, StoredBytes, check_stored_bytes, definitions_of, opened
-from dbha.backup.tool_files import GALERA_FILES, INFO_FILES, galera_position
+from dbha.backup.stored_bytes import OnBytes, check_stored_bytes, definitions_of
 from dbha.backup.tools_here import require_tools
-from dbha.backup.unpack import unpack
 from dbha.backup.verdicts import record_verdict
-from dbha.errors import BusyError, FoundWrongError, UnsafeError
+from dbha.errors import BusyError, FoundWrongError
 
-_LEAST_MEMORY_BYTES = 128 << 20
-_MOST_MEMORY_BYTES = 4 << 30
 _PAUSE_S = 0.2
-_NO_SPACE = "No space left on device"
 
 OnCount = Callable[[str, int, int], None]  # what is counted, how many are done, how many there are
 
@@ -62,6 +55,9 @@ def verify(
 ) -> Verification:
     """Return what was found, which is good; it is also recorded in the store.
 
+    Of an incremental backup everything is proven that a restore of it needs. What is wrong with a base is a verdict
+    on the base; on this one there is none then.
+
     With `keep` the prepared tree stays at `staging/<id>` for a restore, and one that an earlier call left whole
     is used again. `on_bytes` gets the stored bytes read so far and all of them, `on_count` the files or tables.
     Raises FoundWrongError for a bad backup, also for one that passes now what it did not fail at; UnsafeError
@@ -71,13 +67,17 @@ def verify(
     """
     if keep and level is Level.BOOT:
         raise ValueError("a tree that a server wrote to cannot be imported from")
-    manifest = store.manifest(backup_id)
+    chain = chain_in(store, backup_id)
+    manifest = chain[-1]
     if level is Level.HASH:
-        return _judged(store, manifest, level, "", lambda: _prove_bytes(store, manifest, on_bytes))
-    identities.require(manifest)
+        return _judged(store, manifest, level, "", lambda: _prove_bytes(store, chain, on_bytes))
+    for each in chain:
+        identities.require(each)
     staging.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _only_one(staging, patience_s):
         end_outlived(staging)
+        for base in chain[:-1]:
+            require_tools(base, Level.PREPARE)
         tool_version = require_tools(manifest, level)
         tree = Prepared(staging, manifest)
         if (
@@ -91,25 +91,8 @@ def verify(
             manifest,
             level,
             tool_version,
-            lambda: _prove(store, manifest, identities, tree, on_bytes, on_count, level, keep),
+            lambda: _prove(store, chain, identities, tree, on_bytes, on_count, level, keep),
         )
-
-
-def prepare_argv(directory: Path, memory_bytes: int) -> tuple[str, ...]:
-    """Return the command that makes an unpacked backup consistent and its tables ready for import."""
-    return (
-        "mariadb-backup",
-        "--no-defaults",  # the options of the donor are in backup-my.cnf; those of this host do not matter
-        "--prepare",
-        "--export",
-        f"--use-memory={memory_bytes}",
-        f"--target-dir={directory.absolute()}",
-    )
-
-
-def prepare_memory_bytes(available_bytes: int) -> int:
-    """Return how much memory prepare may use: half of what is there, within reason. Its own default is tiny."""
-    return max(_LEAST_MEMORY_BYTES, min(available_bytes // 2, _MOST_MEMORY_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +111,12 @@ def _judged(
         proof = prove()
     except (BadBackupError, FoundWrongError) as error:
         failed_at = error.level if isinstance(error, BadBackupError) else Level.HASH
-        verdict = _verdict(manifest, failed_at, tool_version, datetime.now(UTC), problem=str(error))
-        record_verdict(store, manifest.id, verdict)
+        bad = (error.manifest if isinstance(error, BadBackupError) else None) or manifest
+        verdict = _verdict(bad, failed_at, tool_version, datetime.now(UTC), problem=str(error))
+        record_verdict(store, bad.id, verdict)
+        whose = "" if bad.id == manifest.id else f"its base {bad.id}: "
         raise FoundWrongError(
-            f"backup {manifest.id} is not good: {error}",
+            f"backup {manifest.id} is not good: {whose}{error}",
             hint="dbha backup create     and do not use this one; `dbha backup list` shows the others",
         ) from error
     verdict = _verdict(manifest, level, tool_version, datetime.now(UTC), note=proof.note)
@@ -139,14 +124,16 @@ def _judged(
     return _kept(verdict, manifest, proof.prepared)
 
 
-def _prove_bytes(store: Store, manifest: Manifest, on_bytes: OnBytes) -> _Proof:
-    check_stored_bytes(store, manifest, on_bytes)
+def _prove_bytes(store: Store, chain: Sequence[Manifest], on_bytes: OnBytes) -> _Proof:
+    for manifest, on_these in zip(chain, in_all(chain, on_bytes), strict=True):
+        with blamed_on(manifest):
+            check_stored_bytes(store, manifest, on_these)
     return _Proof()
 
 
 def _prove(
     store: Store,
-    manifest: Manifest,
+    chain: Sequence[Manifest],
     identities: Identities,
     tree: Prepared,
     on_bytes: OnBytes,
@@ -154,12 +141,12 @@ def _prove(
     level: Level,
     keep: bool,
 ) -> _Proof:
+    manifest = chain[-1]
     definitions = definitions_of(store, manifest, identities)
     prepared, note = None, ""
     with tree.unfinished() as partial:
-        _unpack(store, manifest, identities, partial, on_bytes)
-        _prepare(partial)
-        _check_position(partial, manifest)
+        with tree.beside(partial) as apart:
+            make_tree(store, chain, identities, partial, apart, on_bytes)
         _check_tables(partial, definitions)
         if level.includes(Level.PAGES):
             check_pages(partial, functools.partial(on_count, "files"), side_by_side=_side_by_side())
@@ -170,77 +157,19 @@ def _prove(
                 definitions,
                 functools.partial(on_count, "tables"),
                 side_by_side=_side_by_side(),
-                pool_bytes=prepare_memory_bytes(_available_memory_bytes()),
+                pool_bytes=prepare_memory_bytes(available_memory_bytes()),
             )
         if keep:
             prepared = tree.publish(partial, datetime.now(UTC))
     return _Proof(note=note, prepared=prepared)
 
 
-def _unpack(
-    store: Store, manifest: Manifest, identities: Identities, partial: Path, on_bytes: OnBytes
-) -> None:
-    seen = StoredBytes(manifest, on_bytes)
-    with opened(store, manifest) as stream, opening(stream, manifest, identities, seen.take) as plain:
-        problem = unpack(plain, partial, manifest.stream.compression)
-    seen.require_whole()
-    plain.require_opened()
-    _require(problem, partial)
-    if not any((partial / name).is_file() for name in INFO_FILES):
-        raise _unfit(f"the stream ends too early: {INFO_FILES[0]}, its last member, is missing")
-
-
-def _prepare(partial: Path) -> None:
-    argv = prepare_argv(partial, prepare_memory_bytes(_available_memory_bytes()))
-    with start(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=partial) as done:
-        try:
-            _, words = done.communicate()
-        except BaseException:  # a signal, too, must not leave the tool running
-            done.kill()
-            raise
-    lines = words.decode("utf-8", "replace").strip().splitlines()
-    if done.returncode < 0:
-        raise UnsafeError(f"mariadb-backup --prepare was ended by signal {-done.returncode}")
-    if done.returncode != 0:
-        last = next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "")
-        _require(f"mariadb-backup --prepare ended with exit status {done.returncode}: {last}", partial)
-    if not lines or not lines[-1].endswith("completed OK!"):
-        raise _unfit("mariadb-backup --prepare did not say `completed OK!`")
-
-
-def _require(problem: str, partial: Path) -> None:
-    """Raise for a problem: UnsafeError when only room is missing here, else the backup is bad."""
-    if not problem:
-        return
-    if _NO_SPACE in problem or shutil.disk_usage(partial).free == 0:
-        raise UnsafeError(
-            f"there is no room left in {partial.parent} to unpack the backup",
-            hint="dbha backup verify     again, when there is more room",
-        )
-    raise _unfit(problem)
-
-
-def _check_position(partial: Path, manifest: Manifest) -> None:
-    """Compare what InnoDB itself says since the prepare with what the donor said when it was copied."""
-    files = [partial / name for name in GALERA_FILES if (partial / name).is_file()]
-    try:
-        position = galera_position(files[0].read_text() if files else "")
-    except ValueError as error:
-        raise _unfit(str(error)) from error
-    if position != (manifest.cluster_state_uuid, manifest.seqno):
-        raise _unfit(
-            f"it holds {position[0]}:{position[1]} instead of {manifest.cluster_state_uuid}:{manifest.seqno}"
-        )
-
-
 def _check_tables(partial: Path, definitions: Definitions) -> None:
     missing = Prepared.missing_files(partial, definitions)
     if missing:
-        raise _unfit(f"{len(missing)} file(s) of tables are missing: {', '.join(missing[:5])}")
-
-
-def _unfit(problem: str) -> BadBackupError:
-    return BadBackupError(problem, Level.PREPARE)
+        raise BadBackupError(
+            f"{len(missing)} file(s) of tables are missing: {', '.join(missing[:5])}", Level.PREPARE
+        )
 
 
 def _verdict(
@@ -286,10 +215,6 @@ def _require_good(stands: Verification, level: Level) -> None:
 
 def _side_by_side() -> int:
     return len(os.sched_getaffinity(0))
-
-
-def _available_memory_bytes() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from dbha.backup.bad_backup import BadBackupError
 from dbha.backup.encryption import NO_IDENTITIES, Identities, OpenedStream, PlainStream, opening
 from dbha.backup.manifest import Manifest
 from dbha.backup.node_place import NodePlace, NodePlaceError
+from dbha.backup.prepare import chain_in, in_all
 from dbha.backup.proof import (
     NotProvenError,
     checksums_everywhere,
@@ -118,11 +119,17 @@ class WholeRestore(Directories):
         Raises FoundWrongError when the backup is not what its manifest says, NodePlaceError when a tool failed.
         """
         place = self.place(node)
-        directory = self._unpack(place, on_bytes)
-        place.prepare(directory, self._prepare_memory_bytes(node))
-        found, wanted = place.position(directory), (self.manifest.cluster_state_uuid, self.manifest.seqno)
-        if found != wanted:
-            raise self._bad(f"it holds {found[0]}:{found[1]} instead of {wanted[0]}:{wanted[1]}")
+        directory, memory_bytes = "", self._prepare_memory_bytes(node)
+        chain = chain_in(self.store, self.manifest.id)
+        for manifest, on_these in zip(chain, in_all(chain, on_bytes), strict=True):
+            unpacked = self._unpack(place, manifest, on_these)
+            if directory:
+                self._require_follows(place, directory, manifest)
+                place.prepare(directory, memory_bytes, increment=unpacked)
+            else:
+                directory = unpacked
+                place.prepare(directory, memory_bytes)
+            self._require_position(place, directory, manifest)
         known = definitions_of(self.store, self.manifest, self.identities).databases.values()
         place.require_tables(directory, [stem for each in known for stem in each.tablespaces])
         place.publish(directory, self.beginning)
@@ -182,27 +189,43 @@ class WholeRestore(Directories):
         on_host = sum(each.ssh == node.ssh for each in self.cluster.nodes)
         return max(_LEAST_MEMORY_BYTES, min(int(available) * 1024 // 2 // on_host, _MOST_MEMORY_BYTES))
 
-    def _unpack(self, place: NodePlace, on_bytes: Callable[[int, int], None]) -> str:
+    def _unpack(self, place: NodePlace, manifest: Manifest, on_bytes: Callable[[int, int], None]) -> str:
         """Return where the backup was unpacked. What a tool says of a stream that was changed is not the cause."""
-        seen = StoredBytes(self.manifest, on_bytes)
+        seen = StoredBytes(manifest, on_bytes)
         try:
             with (
-                opened(self.store, self.manifest) as stream,
-                opening(stream, self.manifest, self.identities, seen.take) as plain,
+                opened(self.store, manifest) as stream,
+                opening(stream, manifest, self.identities, seen.take) as plain,
             ):
-                directory = place.stage(plain, self.manifest.stream.compression)
+                directory = place.stage(plain, manifest.stream.compression)
         except NodePlaceError:
-            self._require_whole(seen, plain)
+            self._require_whole(seen, plain, manifest)
             raise
-        self._require_whole(seen, plain)
+        self._require_whole(seen, plain, manifest)
         return directory
 
-    def _require_whole(self, seen: StoredBytes, plain: PlainStream | OpenedStream) -> None:
+    def _require_whole(
+        self, seen: StoredBytes, plain: PlainStream | OpenedStream, manifest: Manifest
+    ) -> None:
         try:
             seen.require_whole()
             plain.require_opened()
         except BadBackupError as error:
-            raise self._bad(str(error)) from error
+            raise self._bad(manifest, str(error)) from error
 
-    def _bad(self, problem: str) -> DbhaError:
-        return FoundWrongError(f"backup {self.manifest.id} is not good: {problem}", hint="dbha backup list")
+    def _require_follows(self, place: NodePlace, directory: str, manifest: Manifest) -> None:
+        """Raise FoundWrongError unless the tree ends where the increment begins: the tool would apply it twice."""
+        ends = place.last_lsn(directory)
+        if manifest.lsn is None or manifest.lsn.from_lsn != ends:
+            raise self._bad(manifest, f"it does not go on at LSN {ends}, where what it is based on ends")
+
+    def _require_position(self, place: NodePlace, directory: str, manifest: Manifest) -> None:
+        found, wanted = place.position(directory), (manifest.cluster_state_uuid, manifest.seqno)
+        if found != wanted:
+            raise self._bad(manifest, f"it holds {found[0]}:{found[1]} instead of {wanted[0]}:{wanted[1]}")
+
+    def _bad(self, manifest: Manifest, problem: str) -> DbhaError:
+        whose = "" if manifest.id == self.manifest.id else f"its base {manifest.id}: "
+        return FoundWrongError(
+            f"backup {self.manifest.id} is not good: {whose}{problem}", hint="dbha backup list"
+        )

@@ -1,24 +1,34 @@
 """`dbha backup create | list | show | verify | delete`; what copies, keeps and checks is in modules of its own."""
 
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
 
 from dbha.backup.chains import refuse_needed
-from dbha.backup.donor import choose_donor
 from dbha.backup.encryption import recipients_of
-from dbha.backup.estimate import check_room, local_room, room_in, staging_needs, store_needs
+from dbha.backup.estimate import (
+    check_room,
+    incremental_estimate,
+    local_room,
+    room_in,
+    staging_needs,
+    store_needs,
+    with_margin,
+)
 from dbha.backup.keep import refuse_kept
 from dbha.backup.levels import Level
 from dbha.backup.manifest import new_backup_id
 from dbha.backup.plans import BackupSpec, backup_plan
+from dbha.backup.prepare import chain_in, unpacked_bytes
 from dbha.backup.pruning import Pruning
-from dbha.backup.store import Store, StoredBackup, resolve, stored_ratio
+from dbha.backup.store import Store, StoredBackup, incremental_ratio, resolve, stored_ratio
 from dbha.backup.verify import verify as verify_backup
 from dbha.cli import archive, backup_check, keeping
 from dbha.cli.app import App
 from dbha.cli.backup_copy import copy
+from dbha.cli.incremental import Chosen, Wanted, choose
 from dbha.cli.options import confirm, json_option, store_option, yes_option
 from dbha.console import in_bytes
 from dbha.errors import UnreachableError
@@ -48,6 +58,13 @@ for verb in (copy, keeping.keep, keeping.prune, backup_check.command, archive.co
 
 @command.command("create")
 @click.option("--label", default="", help="A word to find it by.")
+@click.option("--incremental", is_flag=True, help="Only what changed since the newest good full backup.")
+@click.option("--base", default="", metavar="ID", help="Only what changed since this backup.")
+@click.option(
+    "--or-full/--no-or-full",
+    default=None,
+    help="Take a full one where no incremental one can be taken; so `backup.incremental.or_full` says, or not.",
+)
 @click.option(
     "--verify",
     type=LEVEL,
@@ -59,12 +76,28 @@ for verb in (copy, keeping.keep, keeping.prune, backup_check.command, archive.co
 @store_option
 @json_option
 @click.pass_obj
-def create(app: App, label: str, verify: str | None, prune: bool, store: str, as_json: bool) -> None:
-    """Take a backup from a synced node that is not the writer. Exits 6 when no good backup was made."""
+def create(
+    app: App,
+    label: str,
+    incremental: bool,
+    base: str,
+    or_full: bool | None,
+    verify: str | None,
+    prune: bool,
+    store: str,
+    as_json: bool,
+) -> None:
+    """Take a backup from a synced node that is not the writer. Exits 6 when no good backup was made.
+
+    An incremental one is read from the node that its base was read from. Exits 4 when that may not be read, or has
+    other data since then, unless a full one may be taken instead.
+    """
     policy = keeping.policy_of(app) if prune else None
     pruned: tuple[str, ...] = ()
     with app.controller() as controller, controller.holding(WORKFLOW) as holding:
-        spec = _decide(app, label, verify=Level(verify) if verify else None, store_name=store)
+        policy_says = app.configuration.backup.incremental.or_full
+        wanted = Wanted(bool(incremental or base), base, policy_says if or_full is None else or_full)
+        spec = _decide(app, label, wanted, verify=Level(verify) if verify else None, store_name=store)
         plan = backup_plan(spec, app.site.shelf_of(store))
         outcome = holding.start(WORKFLOW, spec.model_dump(mode="json"), plan, app.watch)
         if policy is not None:
@@ -74,10 +107,14 @@ def create(app: App, label: str, verify: str | None, prune: bool, store: str, as
             pruned = tuple(decision.id for decision in keeping.carry_out(app, controller, pruning))
     backup = _find(app, spec.backup_id, store)
     if as_json:
-        app.console.json({"run": outcome.run_id, "backup": backup_as_json(backup), "pruned": pruned})
+        app.console.json(
+            {"run": outcome.run_id, "backup": backup_as_json(backup), "pruned": pruned,
+             "why_full": spec.why_full or None}
+        )  # fmt: skip
         return
     verified = f"verified ({spec.verify})" if spec.verify else ""
-    app.console.line(f"{backup.id}  {in_bytes(backup.stored_bytes)}  {verified}".rstrip())
+    words = (backup.id, in_bytes(backup.stored_bytes), f"upon {spec.base}" if spec.base else "", verified)
+    app.console.line("  ".join(word for word in words if word))
 
 
 def plan_again(app: App, record: RunRecord) -> Plan:
@@ -192,10 +229,11 @@ def verify(app: App, backup_id: str, level: str, store: str, as_json: bool) -> N
     resolved = resolve(shelf.store.list(), backup_id)
     manifest = shelf.store.manifest(resolved)
     if wanted is not Level.HASH:
-        shelf.identities.require(manifest)
-        check_room(
-            [local_room("the place to prepare it in", shelf.staging, staging_needs(manifest.data_bytes))]
-        )
+        chain = chain_in(shelf.store, resolved)
+        for each in chain:
+            shelf.identities.require(each)
+        needed = staging_needs(manifest.data_bytes) + unpacked_bytes(chain[1:])
+        check_room([local_room("the place to prepare it in", shelf.staging, needed)])
     with app.console.task(f"verify {resolved} ({wanted})") as task:
         found = verify_backup(
             shelf.store,
@@ -233,7 +271,7 @@ def delete(app: App, backup_id: str, store: str, yes: bool) -> None:
     app.console.line(f"{resolved} is deleted")
 
 
-def _decide(app: App, label: str, *, verify: Level | None, store_name: str) -> BackupSpec:
+def _decide(app: App, label: str, wanted: Wanted, *, verify: Level | None, store_name: str) -> BackupSpec:
     """Return where the backup is read from. Raises UnsafeError when no node will do, or there is no room."""
     site: Site = app.site
     if missing := [tool for tool in site.backup_tools if shutil.which(tool) is None]:
@@ -242,24 +280,35 @@ def _decide(app: App, label: str, *, verify: Level | None, store_name: str) -> B
     states = site.observe()
     verdict = site.verdict_of(states)
     site.writer_by(verdict)  # where nobody serves, that is the reason, and not what each candidate lacks
-    choice = choose_donor(site.candidates(states, verdict))
-    size = site.data_bytes(site.cluster.node(choice.node))
     store = site.store_of(store_name)
-    rooms = [*room_in(store, store_needs(size, stored_ratio(store.list())))]
+    backups = store.list()
+    chosen = choose(app, backups, states, verdict, wanted)
+    size = site.data_bytes(site.cluster.node(chosen.donor.node))
+    rooms = [*room_in(store, _store_needs(size, backups, chosen))]
     if not rooms:
         app.console.say(f"{store.where} does not tell how much room it has: not checked", style="dim")
     if verify and verify is not Level.HASH:
-        rooms.append(local_room("the place to prepare it in", site.shelf.staging, staging_needs(size)))
+        needed = staging_needs(size) + (size // 2 if chosen.base else 0)
+        rooms.append(local_room("the place to prepare it in", site.shelf.staging, needed))
     check_room(rooms)
     return BackupSpec(
         backup_id=new_backup_id(),
-        donor=choice.node,
-        donor_reasons=choice.rejected,
+        donor=chosen.donor.node,
+        donor_reasons=chosen.donor.rejected,
         label=label,
         backup_bytes=size,
         verify=verify,
         store=store_name,
+        base=chosen.base.id if chosen.base else "",
+        why_full=chosen.why_full,
     )
+
+
+def _store_needs(size_bytes: int, backups: Sequence[StoredBackup], chosen: Chosen) -> int:
+    ratio = stored_ratio(backups)
+    if chosen.base is None:
+        return store_needs(size_bytes, ratio)
+    return with_margin(incremental_estimate(size_bytes, incremental_ratio(backups), ratio))
 
 
 def _refuse_to_delete(store: Store, backup_id: str) -> None:

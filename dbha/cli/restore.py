@@ -6,6 +6,7 @@ from dbha.backup.aside import asides_in
 from dbha.backup.estimate import check_room, data_size, local_room, node_needs, room_at, staging_needs
 from dbha.backup.manifest import Manifest
 from dbha.backup.node_host import look_at
+from dbha.backup.prepare import chain_in, unpacked_bytes
 from dbha.backup.store import Status, Store, resolve
 from dbha.backup.tools_here import tools_for
 from dbha.cli.app import App
@@ -185,21 +186,28 @@ def _decide_whole(
 ) -> WholeRestoreSpec:
     """Return what is restored. Raises UnsafeError, UnreachableError or UsageError before anything is touched."""
     store, cluster = site.store_of(store_name), site.cluster
-    manifest = _manifest(store, resolve(store.list(), name))
-    site.identities.require(manifest)
-    tools = tools_for(manifest.stream.compression, encrypted=False)  # it is decrypted here
+    *bases, manifest = _chain(store, resolve(store.list(), name))
+    for each in (*bases, manifest):
+        site.identities.require(each)
+    tools = tuple(  # it is decrypted here
+        dict.fromkeys(
+            tool
+            for each in (*bases, manifest)
+            for tool in tools_for(each.stream.compression, encrypted=False)
+        )
+    )
     hosts = side_by_side(lambda node: look_at(cluster, node, tools), cluster.nodes)
-    spec = decide(manifest, cluster.nodes, hosts, site.observe(), accept_missing=accept_missing)
+    spec = decide(manifest, cluster.nodes, hosts, site.observe(), accept_missing=accept_missing, bases=bases)
     return spec.model_copy(update={"store": store_name})
 
 
-def _manifest(store: Store, backup_id: str) -> Manifest:
-    """Return the manifest of a backup that may be restored. Raises UnsafeError for a bad or damaged one."""
+def _chain(store: Store, backup_id: str) -> tuple[Manifest, ...]:
+    """Return the manifests that a restore needs, the backup's own last. Raises UnsafeError for what is not good."""
     stored = next(backup for backup in store.list() if backup.id == backup_id)
     if stored.status is Status.BAD:
         raise UnsafeError(f"backup {backup_id} is not good: {stored.reason}", hint="dbha backup list")
     try:
-        return store.manifest(backup_id)
+        return chain_in(store, backup_id)
     except FoundWrongError as error:
         raise UnsafeError(str(error), hint=error.hint) from error
 
@@ -213,13 +221,15 @@ def _decide(site: Site, name: str, services: tuple[str, ...], store_name: str) -
     """Return what is restored. Raises UnsafeError, UnreachableError or UsageError before anything is touched."""
     store = site.store_of(store_name)
     backup_id = resolve(store.list(), name)
-    manifest = _manifest(store, backup_id)
+    *bases, manifest = _chain(store, backup_id)
+    staging_bytes = staging_needs(manifest.data_bytes) + unpacked_bytes((*bases, manifest)[1:])
     chosen = site.chosen_services(services)
     if absent := [service for service in chosen if service not in manifest.services]:
         raise UsageError(
             f"backup {backup_id} has no {', '.join(absent)}", hint=f"dbha backup show {backup_id}"
         )
-    site.identities.require(manifest)
+    for each in (*bases, manifest):
+        site.identities.require(each)
     verdict = site.verdict()
     writer = site.writer_by(verdict)
     if not verdict.may_write:
@@ -234,7 +244,7 @@ def _decide(site: Site, name: str, services: tuple[str, ...], store_name: str) -
     serving = [node for node in site.cluster.nodes if node.name in verdict.serving]
     check_room(
         [
-            local_room("the place to prepare it in", site.shelf.staging, staging_needs(manifest.data_bytes)),
+            local_room("the place to prepare it in", site.shelf.staging, staging_bytes),
             *(
                 room_at(
                     f"node {node}",

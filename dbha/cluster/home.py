@@ -26,6 +26,10 @@ _TABLES = {
         `release` VARCHAR(32) NOT NULL,
         recorded_at DATETIME(6) NOT NULL,
         run_id VARCHAR(64) NOT NULL""",
+    # Its rows are never replicated: each tells of the data directory that it is in (backup/lineage.py).
+    "data_directory_mark": """
+        backup VARCHAR(64) NOT NULL PRIMARY KEY,
+        mark CHAR(36) NOT NULL""",
 }
 
 

@@ -164,6 +164,13 @@ class BackupCheckPolicy(Section):
     warning_room: PositiveInt = 3
 
 
+class IncrementalPolicy(Section):
+    """How far chains of incremental backups may go, and whether a full one is taken where none can be."""
+
+    max_depth: Annotated[int, Field(ge=1, le=16)] = 1
+    or_full: bool = False
+
+
 class ArchivePolicy(Section):
     """Where binary logs are archived; None means `archive` in the state directory."""
 
@@ -194,6 +201,7 @@ class BackupPolicy(Section):
     compression_threads: PositiveInt = 2
     copy_threads: PositiveInt = 2
     encryption: EncryptionPolicy | None = None
+    incremental: IncrementalPolicy = IncrementalPolicy()
     retention: RetentionPolicy | None = None
     check: BackupCheckPolicy = BackupCheckPolicy()
     count_rows: bool = True

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dbha.backup.estimate import GROWTH, MARGIN_BYTES, Room, check_room
 from dbha.backup.manifest import Manifest
 from dbha.backup.node_host import HostState
+from dbha.backup.prepare import unpacked_bytes
 from dbha.backup.tool_files import series_of
 from dbha.cluster.assess import assess
 from dbha.cluster.bootstrap import first_view
@@ -32,10 +33,12 @@ def decide(
     states: Sequence[NodeState],
     *,
     accept_missing: Sequence[str],
+    bases: Sequence[Manifest] = (),
 ) -> WholeRestoreSpec:
-    """Return what will be done. Raises UsageError, UnreachableError or UnsafeError with every reason against it.
+    """Return what will be done; `bases` are the backups that this one is based on.
 
-    A cluster that is all down may be restored, too.
+    Raises UsageError, UnreachableError or UnsafeError with every reason against it. A cluster that is all down may be
+    restored, too.
     """
     require_admitted(states)
     verdict = assess(states, expected=len(nodes))
@@ -55,7 +58,7 @@ def decide(
         raise UnsafeError("; ".join(reasons), hint=f"dbha backup show {manifest.id}")
     if running := [node.name for node in verdict.nodes if node.serves and node.name in accept_missing]:
         raise UnsafeError(f"{', '.join(running)} is accepted as missing, and serves", hint="dbha status")
-    check_room(_rooms(manifest, taking_part, hosts))
+    check_room(_rooms((*bases, manifest), taking_part, hosts))
     return WholeRestoreSpec(
         backup_id=manifest.id,
         nodes=tuple(node.name for node in taking_part),
@@ -88,8 +91,8 @@ def _against(manifest: Manifest, host: HostState) -> list[str]:
     return reasons
 
 
-def _rooms(manifest: Manifest, nodes: Sequence[Node], hosts: Mapping[str, HostState]) -> list[Room]:
-    needed = round(manifest.stream.raw_bytes * GROWTH) + MARGIN_BYTES
+def _rooms(chain: Sequence[Manifest], nodes: Sequence[Node], hosts: Mapping[str, HostState]) -> list[Room]:
+    needed = round(unpacked_bytes(chain) * GROWTH) + MARGIN_BYTES
     return [
         Room(f"node {node}", hosts[node.name].filesystem, needed, hosts[node.name].free_bytes)
         for node in nodes

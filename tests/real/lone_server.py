@@ -141,11 +141,12 @@ def take(
     backup_id: str = "",
     policy: BackupPolicy = POLICY,
     recipients: Sequence[str] = (),
+    base: Manifest | None = None,
 ) -> Manifest:
     return take_backup(
         server.cluster, store, server.node, backup_id=backup_id or new_backup_id(), services=SERVICES,
         label="a test", policy=policy, databases=DATABASES, on_bytes=on_bytes, on_line=nothing,
-        recipients=recipients, timeout_s=60,
+        recipients=recipients, base=base, timeout_s=60,
     )  # fmt: skip
 
 

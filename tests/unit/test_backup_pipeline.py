@@ -21,8 +21,8 @@ from dbha.backup.pipeline import (
     problem_of,
     program_argv,
 )
+from dbha.backup.prepare import prepare_argv, prepare_memory_bytes
 from dbha.backup.unpack import extract_argv
-from dbha.backup.verify import prepare_argv, prepare_memory_bytes
 from dbha.config.model import BackupPolicy, Compression, DirectoryStore
 from dbha.database import Account
 from dbha.inventory import Node
