@@ -1,7 +1,12 @@
-"""Replaying logs: dbha beside `mariadb-binlog | sed | mariadb` by hand, on the same backup, in turns."""
+"""Replaying logs: dbha beside `mariadb-binlog | mariadb` by hand, on the same backup, in turns.
+
+By hand there are two ways, and both are here: into a cluster of one node, which needs `sed` as well; and into a plain
+server with the very settings of dbha's own.
+"""
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,23 +16,29 @@ from statistics import median
 
 from benchmarks.cloud import DBHA, shell, timed
 from dbha.backup.binlog.archive import Archive
-from dbha.backup.binlog.replay import replay
+from dbha.backup.binlog.replay import ReplayPlace, replay
 from dbha.backup.binlog.replay_plan import plan_replay
+from dbha.backup.binlog.replay_program import LOG, running_server, wait_for
 from dbha.backup.binlog.target import Newest
 from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.manifest import Manifest
+from dbha.backup.tool_files import layout_options
 from dbha.backup.verify import verify
-from dbha.cluster.handle import Cluster
 from dbha.config import Configuration, load_configuration
-from dbha.inventory import Node
 from dbha.sandbox import down
 from dbha.sandbox.layout import Sandbox, read_sandbox
+from dbha.transport import LocalTransport
 from tests.real.restored import restored_server
 
 _BY_HAND = (
     'mariadb-binlog --start-position="$START" --stop-position="$STOP" "$LOG"'
     ' | sed "/SET @@session.server_id=/Id" | mariadb --defaults-extra-file="$CNF" --binary-mode'
 )
+_BY_HAND_PLAIN = (
+    'mariadb-binlog --start-position="$START" --stop-position="$STOP" "$LOG"'
+    ' | mariadb --no-defaults --socket="$SOCKET" --binary-mode'
+)
+_POOL_BYTES = 128 << 20
 _WIDTH = 200  # bytes of a row
 
 
@@ -47,37 +58,60 @@ def measure(transactions: int, rounds: int = 3) -> list[dict[str, object]]:
         events = _events(archive, manifest)
         rows = []
         for number in range(rounds):
-            rates = []
-            for side in (_ours, _by_hand) if number % 2 else (_by_hand, _ours):
+            rates = {}
+            sides = (_ours, _by_hand, _by_hand_plain)
+            for side in sides[number % 3 :] + sides[: number % 3]:
                 directory = Path(parent, f"{number}{side.__name__}")
                 directory.mkdir()
-                account = sandbox.cluster(os.environ).account
-                with restored_server(prepared, directory, account) as (cluster, node):
-                    rates.append((side, events / side(cluster, node, archive, manifest, directory)))
-            ours, by_hand = dict(rates)[_ours], dict(rates)[_by_hand]
-            rows.append((ours, by_hand))
+                rates[side] = events / side(sandbox, prepared, archive, manifest, directory)
+            rows.append(tuple(rates[side] for side in sides))
     return _table(rows, transactions, events)
 
 
-def _ours(cluster: Cluster, node: Node, archive: Archive, manifest: Manifest, _: Path) -> float:
+def _ours(_: Sandbox, prepared: Path, archive: Archive, manifest: Manifest, directory: Path) -> float:
+    """Everything from the archive to a tree that is stopped and durable: the server's start and stop as well."""
+    tree = shutil.copytree(prepared, directory / "data")
+    layout = layout_options((tree / "backup-my.cnf").read_text())
+    place = ReplayPlace(LocalTransport(), str(tree), str(directory / "mark"), _POOL_BYTES, layout)
+
     def action() -> None:
-        replay(cluster, node, plan_replay(archive, manifest, Newest()), on_bytes=lambda done, total: None)
+        replay(place, plan_replay(archive, manifest, Newest()), on_bytes=lambda done, total: None)
 
     return timed(action)
 
 
-def _by_hand(cluster: Cluster, node: Node, archive: Archive, manifest: Manifest, directory: Path) -> float:
-    """An operator who knows log and positions already."""
+def _by_hand(
+    sandbox: Sandbox, prepared: Path, archive: Archive, manifest: Manifest, directory: Path
+) -> float:
+    """An operator who knows log and positions already, and has the server running."""
     (segment,) = plan_replay(archive, manifest, Newest()).segments
     options = directory / "client.cnf"
     options.touch(mode=0o600)
-    options.write_text(
-        f"[client]\nprotocol=tcp\nhost={node.address}\nport={node.port}\n"
-        f"user={cluster.account.user}\npassword={cluster.account.password.reveal()}\n"
-    )
-    return timed(
-        lambda: shell(_BY_HAND, START=segment.begin, STOP=segment.end, LOG=segment.part.path, CNF=options)
-    )
+    with restored_server(prepared, directory, sandbox.cluster(os.environ).account) as (cluster, node):
+        options.write_text(
+            f"[client]\nprotocol=tcp\nhost={node.address}\nport={node.port}\n"
+            f"user={cluster.account.user}\npassword={cluster.account.password.reveal()}\n"
+        )
+        return timed(
+            lambda: shell(_BY_HAND, START=segment.begin, STOP=segment.end, LOG=segment.part.path, CNF=options)
+        )
+
+
+def _by_hand_plain(
+    _: Sandbox, prepared: Path, archive: Archive, manifest: Manifest, directory: Path
+) -> float:
+    """The same operator, with a server that is in no cluster, set as dbha sets its own."""
+    (segment,) = plan_replay(archive, manifest, Newest()).segments
+    tree = shutil.copytree(prepared, directory / "data")
+    request = {"datadir": str(tree), "pool_bytes": _POOL_BYTES, "layout": (), "token": "", "mark": ""}
+    with running_server(request) as server:
+        wait_for(server, request)
+        return timed(
+            lambda: shell(
+                _BY_HAND_PLAIN,
+                START=segment.begin, STOP=segment.end, LOG=segment.part.path, SOCKET=tree / f"{LOG}.sock",
+            )
+        )  # fmt: skip
 
 
 def _write_and_archive(
@@ -107,15 +141,17 @@ def _events(archive: Archive, manifest: Manifest) -> int:
     return count
 
 
-def _table(rows: list[tuple[float, float]], transactions: int, events: int) -> list[dict[str, object]]:
+def _table(rows: list[tuple[float, ...]], transactions: int, events: int) -> list[dict[str, object]]:
     logged = f"{transactions} transactions, {events} events"
     return [
         *(
             {"logs": logged, "dbha (events/s)": round(ours), "by hand (events/s)": round(by_hand),
-             "ratio": round(ours / by_hand, 2)}
-            for ours, by_hand in rows
+             "by hand, plain server (events/s)": round(plain), "ratio": round(ours / by_hand, 2),
+             "ratio, plain": round(ours / plain, 2)}
+            for ours, by_hand, plain in rows
         ),
-        {"logs": "median", "ratio": round(median(ours / by_hand for ours, by_hand in rows), 2)},
+        {"logs": "median", "ratio": round(median(ours / by_hand for ours, by_hand, _ in rows), 2),
+         "ratio, plain": round(median(ours / plain for ours, _, plain in rows), 2)},
     ]  # fmt: skip
 
 

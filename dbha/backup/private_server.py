@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dbha.backup.children import start
 from dbha.backup.prepared import MARKER
+from dbha.backup.tool_files import layout_options
 from dbha.database import Account, Session, connect
 from dbha.errors import DbhaError
 from dbha.inventory import Node
@@ -24,8 +25,6 @@ _STOP_DEADLINE_S = 120
 _ENDED_DEADLINE_S = 10
 _SHOWN = 3  # of what it complained about: the first is the cause
 _LEAST_POOL_BYTES = 128 << 20
-# What the files themselves depend on; everything else of the donor's configuration does not matter here.
-_LAYOUT = ("innodb_data_file_path", "innodb_page_size", "innodb_undo_tablespaces")
 _NOBODY = Account("root", Secret(""))  # grants are not read, and nothing but this socket leads here
 
 
@@ -57,6 +56,11 @@ class PrivateServer:
                 yield session
         finally:
             os.close(directory)
+
+    def kill(self) -> None:
+        """End the server at once, with whatever it holds still; its engine recovers the next time."""
+        self._process.kill()
+        self._process.wait()
 
     def require_alive(self, doing: str) -> None:
         """Raise PrivateServerError if the server ended while it was doing that."""
@@ -96,7 +100,7 @@ def server_argv(datadir: Path, donors_options: str, pool_bytes: int, *, as_root:
         "mariadbd", "--no-defaults", f"--datadir={datadir}", f"--socket={SOCKET}", f"--log-error={datadir / LOG}",
         "--pid-file=dbha-private.pid", "--skip-networking", "--skip-grant-tables", "--wsrep-on=OFF",
         f"--tmpdir={datadir}", f"--innodb-buffer-pool-size={pool_bytes}", "--skip-log-bin", "--skip-slave-start",
-        *_layout(donors_options), *(("--user=root",) if as_root else ()),
+        *layout_options(donors_options), *(("--user=root",) if as_root else ()),
     )  # fmt: skip
 
 
@@ -120,13 +124,6 @@ def end_outlived(staging: Path) -> None:
 def _end(handle: int) -> None:
     signal.pidfd_send_signal(handle, signal.SIGKILL)
     select.select([handle], [], [], _ENDED_DEADLINE_S)  # readable once the process is gone
-
-
-def _layout(donors_options: str) -> Iterator[str]:
-    for line in donors_options.splitlines():
-        name, found, value = line.partition("=")
-        if found and name.strip() in _LAYOUT:
-            yield f"--{name.strip().replace('_', '-')}={value.strip()}"
 
 
 def _donors_options(datadir: Path) -> str:

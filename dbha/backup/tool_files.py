@@ -7,6 +7,9 @@ GALERA_FILES = ("xtrabackup_galera_info", "mariadb_backup_galera_info")
 CHECKPOINT_FILES = ("xtrabackup_checkpoints", "mariadb_backup_checkpoints")
 BINLOG_FILES = ("xtrabackup_binlog_info", "mariadb_backup_binlog_info")
 
+# What the files themselves depend on; everything else of the donor's configuration does not matter here.
+_LAYOUT = ("innodb_data_file_path", "innodb_page_size", "innodb_undo_tablespaces")
+
 _POSITION = re.compile(r"\s*([0-9a-f-]{36}):(\d+)(?:\s+\S+)*\s*")
 
 
@@ -49,3 +52,13 @@ def series_of(version: str) -> str:
     """Return `10.11` of `10.11.19-MariaDB`: the part that must be equal for a backup to be prepared."""
     found = re.match(r"\d+\.\d+", version)
     return found[0] if found else ""
+
+
+def layout_options(donors_options: str) -> tuple[str, ...]:
+    """Return the options of a server that the files of a backup need, from its `backup-my.cnf`."""
+    pairs = (line.partition("=") for line in donors_options.splitlines())
+    return tuple(
+        f"--{name.strip().replace('_', '-')}={value.strip()}"
+        for name, found, value in pairs
+        if found and name.strip() in _LAYOUT
+    )

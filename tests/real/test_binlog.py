@@ -19,18 +19,21 @@ import pytest
 
 from dbha.backup.binlog.archive import Archive, History
 from dbha.backup.binlog.gtid import Gtid, latest, parse_gtids
-from dbha.backup.binlog.replay import ReplayError, replay
+from dbha.backup.binlog.replay import ReplayFailedError, ReplayPlace, replay
 from dbha.backup.binlog.replay_plan import plan_replay
-from dbha.backup.binlog.target import BeforeGtid, BeforeTime, Newest, Target
+from dbha.backup.binlog.target import BeforeGtid, BeforeTime, Newest
 from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.manifest import Manifest
+from dbha.backup.private_server import private_server
+from dbha.backup.tool_files import layout_options
 from dbha.backup.verify import verify
 from dbha.cluster.handle import Cluster
 from dbha.errors import FoundWrongError, UnsafeError
 from dbha.inventory import Node
 from dbha.sandbox import kill_node, start_node
+from dbha.transport import LocalTransport
 from tests.real.conftest import RunningSandbox, running_sandbox
-from tests.real.restored import restored_server, wait_for
+from tests.real.restored import wait_for
 
 pytestmark = pytest.mark.real
 
@@ -219,18 +222,26 @@ def store(found: RunningSandbox) -> DirectoryStore:
     return DirectoryStore(found.directory / "backups")
 
 
-@contextmanager
-def restored(found: RunningSandbox, manifest: Manifest, directory: Path) -> Iterator[tuple[Cluster, Node]]:
-    """Run a cluster of one on a backup."""
-    prepared = verify(
-        store(found), manifest.id, directory / "staging", on_bytes=lambda done, total: None, keep=True
-    ).prepared
-    assert prepared is not None
-    with restored_server(prepared, directory, found.cluster.account) as server:
-        yield server
+def unpacked(found: RunningSandbox, manifest: Manifest, directory: Path) -> Path:
+    """Return the prepared tree of a backup, which a replay may write to."""
+    done = verify(store(found), manifest.id, directory, on_bytes=lambda done, total: None, keep=True)
+    assert done.prepared is not None
+    return done.prepared
 
 
-def test_restore_to_an_exact_gtid_and_to_a_time(
+def place_of(tree: Path) -> ReplayPlace:
+    layout = layout_options((tree / "backup-my.cnf").read_text())
+    return ReplayPlace(LocalTransport(), str(tree), str(tree.with_name("mark")), 128 << 20, layout)
+
+
+def words_of(tree: Path) -> list[str]:
+    """Return the words that a server finds in a tree."""
+    with private_server(tree) as server, server.session() as session:
+        found: list[str] = session.column("SELECT word FROM pit.rows ORDER BY id")
+    return found
+
+
+def test_replay_to_an_exact_gtid_and_to_a_time(
     found: RunningSandbox, archiving: Archiving, tmp_path: Path
 ) -> None:
     cluster = found.cluster
@@ -241,8 +252,12 @@ def test_restore_to_an_exact_gtid_and_to_a_time(
     with cluster.session(second) as session:
         session.execute("CREATE TABLE pit.later (id INT PRIMARY KEY, data LONGBLOB) ENGINE=InnoDB")
         session.execute("INSERT INTO pit.later VALUES (1, REPEAT('x', 3000000))")
+        session.execute("CREATE USER 'later'@'%%' IDENTIFIED BY 'a password'")
+        session.execute("CREATE DATABASE gone")
+        session.execute("CREATE TABLE gone.t (id INT PRIMARY KEY) ENGINE=InnoDB")
+        session.execute("DROP DATABASE gone")
         session.execute("DELETE FROM pit.rows WHERE word LIKE 'busy%%'")
-    write(cluster, second, "tab\tand\r\nbreak", "SET @@session.server_id=1;", "three")
+    write(cluster, second, "tab\tand\r\nbreak", "SET @@session.server_id=1;", "/*!*/;", "three")
     expected = words_in(cluster, first)
     time.sleep(2.1)
     moment = datetime.now(UTC)
@@ -252,28 +267,19 @@ def test_restore_to_an_exact_gtid_and_to_a_time(
         session.execute("DELETE FROM pit.rows")
     assert archiving.run("backup", "archive", "--once").returncode == 0
     archive = Archive(archiving.directory)
-    targets: tuple[Target, ...] = (BeforeGtid(wrong), BeforeTime(moment))
-    for number, target in enumerate(targets):
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        plan = plan_replay(archive, manifest, target)
-        assert plan.until.sequence == wrong.sequence - 1
-        with restored(found, manifest, directory) as (other, node):
-            told: list[tuple[int, int]] = []
-            reached = replay(other, node, plan, on_bytes=lambda done, total: told.append((done, total)))  # noqa: B023
-            assert reached.sequence == plan.until.sequence
-            assert words_in(other, node) == expected
-            with other.session(node) as session:
-                assert session.value("SELECT LENGTH(data) FROM pit.later") == 3_000_000
-            assert told[-1] == (plan.size_bytes, plan.size_bytes)
-            assert replay(other, node, plan, on_bytes=lambda done, total: None) == reached  # nothing twice
-            everything = plan_replay(archive, manifest, Newest())
-            replay(other, node, everything, on_bytes=lambda done, total: None)  # on from where it is
-            assert words_in(other, node) == []
-            later = write(other, node, "later")  # the counter goes on: no number is given twice
-            assert later.sequence == everything.until.sequence + 1
-            with pytest.raises(UnsafeError, match="which is not between"):
-                replay(other, node, plan, on_bytes=lambda done, total: None)
+    plan = plan_replay(archive, manifest, BeforeGtid(wrong))
+    assert plan.until.sequence == wrong.sequence - 1
+    assert plan_replay(archive, manifest, BeforeTime(moment)) == plan
+    tree = unpacked(found, manifest, tmp_path)
+    told: list[tuple[int, int]] = []
+    assert replay(place_of(tree), plan, on_bytes=lambda done, total: told.append((done, total))) == plan.until
+    assert told[-1] == (plan.size_bytes, plan.size_bytes)
+    assert replay(place_of(tree), plan, on_bytes=lambda done, total: None) == plan.until  # nothing twice
+    assert not list(tree.glob("dbha-replay*"))
+    with private_server(tree) as server, server.session() as session:
+        assert session.column("SELECT word FROM pit.rows ORDER BY id") == expected
+        assert session.value("SELECT LENGTH(data) FROM pit.later") == 3_000_000
+        assert session.value("SELECT COUNT(*) FROM mysql.global_priv WHERE user = 'later'") == 1
     with cluster.session(first) as session:
         session.execute("DROP TABLE pit.later")
 
@@ -293,32 +299,34 @@ def test_a_replay_that_breaks_off_goes_on_where_it_was(
         middle = session.value("SELECT id FROM pit.rows WHERE word = 'row 2000'")
     assert archiving.run("backup", "archive", "--once").returncode == 0
     plan = plan_replay(Archive(archiving.directory), manifest, Newest())
-    with restored(found, manifest, tmp_path) as (other, node):
-        backed_up = len(words_in(other, node))
+    tree = unpacked(found, manifest, tmp_path)
+    backed_up = len(words_of(tree))
+    statement(tree, f"INSERT INTO pit.rows VALUES ({middle}, 'in the way')")
+    asked = [0]
 
-        def cut() -> None:
-            if len(words_in(other, node)) > backed_up + 100:
-                raise CutError
+    def cut() -> None:
+        asked[0] += 1
+        if asked[0] > 5:
+            raise CutError
 
-        with pytest.raises(CutError):
-            replay(other, node, plan, on_bytes=lambda done, total: None, guard=cut)
-        on_the_node_alone(other, node, f"INSERT INTO pit.rows VALUES ({middle}, 'in the way')")
-        with pytest.raises(
-            ReplayError, match=r"instead of .*: mariadb ended with exit status 1: ERROR 1062"
-        ) as refused:
-            replay(other, node, plan, on_bytes=lambda done, total: None)
-        assert "BINLOG" not in str(refused.value), "rows are in the message"
-        on_the_node_alone(other, node, f"DELETE FROM pit.rows WHERE id = {middle}")
-        assert backed_up + 100 < len(words_in(other, node)) < len(expected)
-        replay(other, node, plan, on_bytes=lambda done, total: None)
-        assert words_in(other, node) == expected
+    with pytest.raises(CutError):
+        replay(place_of(tree), plan, on_bytes=lambda done, total: None, guard=cut)
+    with pytest.raises(ReplayFailedError, match="mariadb ended with 1: ERROR 1062") as refused:
+        replay(place_of(tree), plan, on_bytes=lambda done, total: None)
+    assert "BINLOG" not in str(refused.value), "rows are in the message"
+    statement(tree, f"DELETE FROM pit.rows WHERE id = {middle}")
+    assert backed_up < len(words_of(tree)) < len(expected)
+    assert replay(place_of(tree), plan, on_bytes=lambda done, total: None) == plan.until
+    assert words_of(tree) == expected
+    tree.with_name("mark").write_text('{"boot_id": "of another life"}')
+    with pytest.raises(ReplayFailedError, match="the host was restarted during the replay"):
+        replay(place_of(tree), plan, on_bytes=lambda done, total: None)
 
 
-def on_the_node_alone(cluster: Cluster, node: Node, statement: str) -> None:
-    with cluster.session(node) as session:
-        session.execute("SET SESSION wsrep_on = OFF")
-        session.execute("SET SESSION sql_log_bin = 0")
-        session.execute(statement)
+def statement(tree: Path, sql: str) -> None:
+    """Change what is in a tree, behind the back of its log."""
+    with private_server(tree) as server, server.session() as session:
+        session.execute(sql)
 
 
 def test_a_flipped_byte_in_the_archive_is_refused(

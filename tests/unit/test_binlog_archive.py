@@ -1,7 +1,5 @@
 """The archive on a disk, and what would be replayed from it."""
 
-import os
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,9 +8,10 @@ import pytest
 from dbha.backup.binlog.archive import Archive
 from dbha.backup.binlog.gtid import Gtid
 from dbha.backup.binlog.records import ArchivedLog, Sighting, in_utc
-from dbha.backup.binlog.replay import client_argv, filter_argv, read_argv
+from dbha.backup.binlog.replay import read_argv
 from dbha.backup.binlog.replay_plan import ReplayPlan, cut_after, plan_replay
-from dbha.backup.binlog.target import BeforeGtid, BeforeTime, Newest, Target, parse_target
+from dbha.backup.binlog.replay_program import Statements, server_argv
+from dbha.backup.binlog.target import BeforeGtid, BeforeTime, Newest, Target, UpTo, parse_target
 from dbha.backup.manifest import DefinitionsFile, Manifest, StreamFile
 from dbha.errors import BusyError, FoundWrongError, UnsafeError, UsageError
 from tests.unit.binlog_files import LogFile, log_of
@@ -243,24 +242,42 @@ def test_a_replay_goes_on_after_what_the_node_has(archive: Archive) -> None:
     assert left[0].end == plan.segments[1].end
 
 
+def test_what_an_earlier_look_found_is_found_again_when_the_archive_has_grown(archive: Archive) -> None:
+    before = plan_replay(archive, manifest("1-1-20"), BeforeTime(in_utc(1041)))
+    put(archive, "db3", "binlog.000008", log_of(51, 70, time_s=1051))
+    again = plan_replay(archive, manifest("1-1-20"), UpTo(before.until))
+    assert (again.until, numbers(again)) == (before.until, numbers(before))
+    nothing = plan_replay(archive, manifest("1-1-20"), UpTo(Gtid(1, 1, 20)))
+    assert (nothing.until, nothing.segments) == (Gtid(1, 1, 20), ())
+
+
 def test_the_commands_of_a_replay(archive: Archive) -> None:
     plan = plan_replay(archive, manifest("1-1-45"), Newest())
     argv = read_argv(plan.segments[0], plan.local_domains)
     assert argv[:2] == ("mariadb-binlog", "--no-defaults")
     assert "--ignore-domain-ids=101,102,103" in argv
-    assert client_argv("--defaults-extra-file=/dev/fd/5")[1] == "--defaults-extra-file=/dev/fd/5"
-    assert not [word for word in (*argv, *client_argv("x")) if "wsrep" in word]  # it stays ON
+    request = {"datadir": "/d", "pool_bytes": 7, "layout": ("--innodb-page-size=8192",)}
+    server = server_argv(request)
+    assert {"--skip-networking", "--wsrep-on=OFF", "--innodb-page-size=8192"} <= set(server)
+    assert "--innodb-flush-log-at-trx-commit=2" in server  # the position must outlive the server's own end
 
 
-def test_only_the_lines_of_the_tool_are_touched() -> None:
-    dropped = b"/*M!100001 SET @@session.server_id=1*//*!*/;\n/*!100001 SET @@session.server_id=77*//*!*/;\n"
-    dropped += b"/*!100001 SET @@SESSION.SERVER_ID=@@GLOBAL.SERVER_ID */;\n"
-    counted = b"/*M!100001 SET @@session.gtid_seq_no=71*//*!*/;\n"
-    kept = b"SET @@session.gtid_seq_no=71;\nSET @@session.server_id=1;\n"
-    kept += b"-- /*!100001 SET @@session.server_id=1*//*!*/;\n\xff\xfe\n"
-    done = subprocess.run(filter_argv(), input=dropped + counted + kept, capture_output=True, check=True,
-                          env={**os.environ, "LC_ALL": "C"})  # fmt: skip
-    assert done.stdout == b"/*M!100001 SET @@session.wsrep_gtid_seq_no=71*//*!*/;\n" + kept
+@pytest.mark.parametrize(
+    ("blocks", "executed", "complete"),
+    [
+        pytest.param(["a/*!*/;\n"], "a/*!*/;\n", False, id="whole, but not the end"),
+        pytest.param(["a/*!*/;\nDROP TABLE t"], "a/*!*/;\n", False, id="half a statement is kept back"),
+        pytest.param(["DROP TABLE t", "_new/*!", "*/;\n"], "DROP TABLE t_new/*!*/;\n", False, id="in pieces"),
+        pytest.param(
+            ["a/*!*/;\nDELIMITER ;\n", "-- en", "d\n"], "a/*!*/;\nDELIMITER ;\n", True, id="the end"
+        ),
+        pytest.param(["-- end\n"], "", True, id="nothing to do"),
+    ],
+)
+def test_half_a_statement_is_never_executed(blocks: list[str], executed: str, *, complete: bool) -> None:
+    statements = Statements(b"-- end")
+    assert b"".join(statements.take(block.encode()) for block in blocks) == executed.encode()
+    assert statements.complete is complete
 
 
 @pytest.mark.parametrize(
@@ -275,6 +292,11 @@ def test_only_the_lines_of_the_tool_are_touched() -> None:
 )
 def test_targets(text: str, expected: Target) -> None:
     assert parse_target(text) == expected
+
+
+def test_a_day_is_not_taken_for_a_gtid() -> None:
+    with pytest.raises(UsageError, match="reads like a GTID"):
+        parse_target("2026-11-24")
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "1-1", "14:30"])

@@ -26,6 +26,7 @@ ONE_PLACE = {
 
 # Programs: they are started, never called by other modules, and so may end their process.
 PROGRAMS = {
+    "dbha.backup.binlog.replay_program": "sent to where the data is that logs are replayed into",
     "dbha.sandbox.demo": "`make demo` runs it; it tells a story on the terminal and exits as the story ended",
     "dbha.sandbox.ledger.__main__": "`python -m dbha.sandbox.ledger`; a writer in a process of its own",
     "dbha.releases.launch_script": "sent to where a native command is to run, and becomes it",

@@ -1,91 +1,91 @@
-"""Replay archived logs on one node: `mariadb-binlog | sed | mariadb`, every exit status and the end known."""
+"""Replay archived logs into a data directory, where nobody but a private server reaches it.
 
+The logs are printed here by `mariadb-binlog`, and executed by `replay_program` on the host of the data. The server is
+in no cluster, so a transaction keeps the GTID that it had, whole: domain, server and number; and nobody can write in
+between. So the position alone says how far the data is, also after anything was cut off.
+"""
+
+import json
 import os
+import secrets
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
 from dbha.backup.binlog.gtid import Gtid, latest, parse_gtids
 from dbha.backup.binlog.replay_plan import ReplayPlan, Segment, cut_after
-from dbha.backup.binlog.replayed import require_replayed
 from dbha.backup.children import start
-from dbha.backup.logical import client_options
-from dbha.cluster.handle import Cluster
+from dbha.backup.pipeline import program_argv
 from dbha.errors import DbhaError, UnsafeError
-from dbha.inventory import Node
+from dbha.transport import RunningCommand, Transport
 
-_POLL_S = 0.2
+_BLOCK_BYTES = 1 << 20
 _LAST_WORDS_BYTES = 400
-_MOST_BYTES = 1 << 30  # the largest packet a server can be set to take
-
-# Only the very lines that the tool prints are touched. A node of a cluster refuses to be another server: ERROR 1231.
-# And a number set as `gtid_seq_no` does not move the cluster's own counter: what is written later would get it again.
-_DROP = r"/^\/\*M\{0,1\}![0-9]* SET @@session\.server_id=[0-9]*\*\/\/\*!\*\/;$/d"
-_RESET = r"/^\/\*M\{0,1\}![0-9]* SET @@SESSION\.SERVER_ID=@@GLOBAL\.SERVER_ID \*\/;$/d"
-_COUNT = r"s/^\(\/\*M\{0,1\}![0-9]* SET @@session\.\)\(gtid_seq_no=[0-9]*\*\/\/\*!\*\/;\)$/\1wsrep_\2/"
 
 
-class ReplayError(DbhaError):
-    """A replay broke off; asked again, it goes on where it was."""
+class ReplayFailedError(DbhaError):
+    """A replay broke off, beside the data of the cluster; asked again, it goes on where it was."""
 
-    exit_code = 8
-    unchanged = "the archive is as it was, and every transaction on the node is there as a whole"
+
+@dataclass(frozen=True, slots=True)
+class ReplayPlace:
+    """A prepared backup on a host, which the replay makes its own; `mark` is the file that says how far it is.
+
+    `layout` has the server's options that the files themselves depend on.
+    """
+
+    transport: Transport
+    datadir: str
+    mark: str
+    pool_bytes: int
+    layout: tuple[str, ...]
+
+    def request(self, token: str) -> dict[str, Any]:
+        """Return what the program is asked."""
+        return {
+            "datadir": self.datadir,
+            "mark": self.mark,
+            "pool_bytes": self.pool_bytes,
+            "layout": self.layout,
+            "token": token,
+        }
 
 
 def replay(
-    cluster: Cluster,
-    node: Node,
+    place: ReplayPlace,
     plan: ReplayPlan,
     *,
     on_bytes: Callable[[int, int], None],
     guard: Callable[[], None] = lambda: None,
 ) -> Gtid:
-    """Bring a node from the backup of the plan to the plan's last transaction, and return its position then.
+    """Bring a prepared backup to the plan's last transaction, and return its position then.
 
-    The node has to serve in a Primary component whose data is that backup, alone or with others: what is replayed
-    is replicated (`wsrep_on` stays ON) and keeps its numbers, so the counter of the cluster goes on after them.
-    Nobody else may have written to the cluster since it was restored, not even the lease: the numbers would be
-    others. Asked again after it was cut off anywhere, it goes on after the last transaction that the node has,
-    once it has seen that all of them are replayed ones. `on_bytes` gets the bytes of logs done and all; `guard`
-    raises when this must not go on.
-
-    Raises UnsafeError, before anything is changed, when the node has something else than the backup; ReplayError
-    when it broke off, or when the node's position at the end is not what was meant.
+    Asked again after it was cut off anywhere, it goes on after the last transaction that is there. `on_bytes` gets
+    the bytes of logs done and all; `guard` raises when this must not go on. Raises UnsafeError, before anything is
+    changed, when the data is at none of the plan's positions; ReplayFailedError when it broke off, or the position
+    at the end is not what was meant.
     """
-    before = position_of(cluster, node, plan)
-    has = (
-        before or plan.start
-    )  # a server that has written nothing yet since it was restored names no position
-    if not plan.start.sequence <= has.sequence <= plan.until.sequence:
-        raise UnsafeError(
-            f"{node} is at {has}, which is not between {plan.start}, the end of backup {plan.backup_id},"
-            f" and {plan.until}",
-            hint="dbha status",
-        )
-    if has.sequence > plan.start.sequence:
-        require_replayed(cluster, node, plan, has)
-    left = [cut for each in plan.segments if (cut := cut_after(each, has.sequence, plan.local_domains))]
-    if not left:
-        return has
-    failures = _run(cluster, node, left, plan, on_bytes, guard)
-    reached = position_of(cluster, node, plan)
-    if failures or reached is None or reached.sequence != plan.until.sequence:
-        why = f": {'; '.join(failures)}" if failures else ""
-        raise ReplayError(
-            f"{node} is at {reached or has} after the replay instead of {plan.until}{why}",
-            hint="the same command again goes on after that transaction",
-        )
+    token = f"-- dbha {secrets.token_hex(16)}"
+    with _program(place, token) as command:
+        said = _Said(place, command)
+        has = _position(said.next("at"), plan)
+        _require_between(place, plan, has)
+        left = [cut for each in plan.segments if (cut := cut_after(each, has.sequence, plan.local_domains))]
+        with suppress(BrokenPipeError):  # it ended early; what it said tells why
+            _send(command, left, plan, on_bytes, guard)
+            command.write(f"{token}\n".encode())
+        command.close_stdin()
+        reached = _position(said.next("reached"), plan)
+        if command.wait() != 0:
+            raise said.failure()
+    if reached.sequence != plan.until.sequence:
+        raise ReplayFailedError(f"{place.datadir} is at {reached} after the replay instead of {plan.until}")
     return reached
-
-
-def position_of(cluster: Cluster, node: Node, plan: ReplayPlan) -> Gtid | None:
-    """Return the last transaction of the cluster that is in the node's binary log."""
-    with cluster.session(node) as session:
-        row = session.rows("SELECT @@GLOBAL.gtid_binlog_pos AS position, @@GLOBAL.gtid_domain_id AS local")[0]
-    return latest(parse_gtids(str(row["position"])), {*plan.local_domains, int(row["local"])})
 
 
 def read_argv(segment: Segment, local_domains: frozenset[int]) -> tuple[str, ...]:
@@ -101,99 +101,96 @@ def read_argv(segment: Segment, local_domains: frozenset[int]) -> tuple[str, ...
     )
 
 
-def filter_argv() -> tuple[str, ...]:
-    """Return the command that turns what the tool prints into what a node of a cluster takes."""
-    return ("sed", "--expression", _DROP, "--expression", _RESET, "--expression", _COUNT)
+def _require_between(place: ReplayPlace, plan: ReplayPlan, has: Gtid) -> None:
+    if not plan.start.sequence <= has.sequence <= plan.until.sequence:
+        raise UnsafeError(
+            f"{place.datadir} is at {has}, which is not between {plan.start}, the end of backup {plan.backup_id},"
+            f" and {plan.until}",
+            hint="dbha runs list",
+        )
 
 
-def client_argv(options: str) -> tuple[str, ...]:
-    """Return the command that runs SQL on the node and ends with the first statement that fails."""
-    return ("mariadb", options, "--binary-mode", f"--max-allowed-packet={_MOST_BYTES}")
+def _position(text: str, plan: ReplayPlan) -> Gtid:
+    """Return the cluster's last transaction in a position; a server that has logged nothing yet is at the backup."""
+    return latest(parse_gtids(text), plan.local_domains) or plan.start
 
 
-def _run(
-    cluster: Cluster,
-    node: Node,
+class _Said:
+    """What the program says, line by line."""
+
+    def __init__(self, place: ReplayPlace, command: RunningCommand) -> None:
+        self._place, self._command = place, command
+        self._buffer = b""
+
+    def next(self, key: str) -> str:
+        """Return the next answer. Raises ReplayFailedError with the program's words when it ended instead."""
+        while b"\n" not in self._buffer:
+            block = self._command.read()
+            if not block:
+                self._command.wait()
+                raise self.failure()
+            self._buffer += block
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        found: dict[str, str] = json.loads(line)
+        return found[key] if key in found else self.next(key)
+
+    def failure(self) -> ReplayFailedError:
+        """Return why the program ended."""
+        words = self._command.stderr_tail().decode("utf-8", "replace").strip()[-_LAST_WORDS_BYTES:]
+        host = self._place.transport.host
+        return ReplayFailedError(
+            f"the replay on {host} broke off: {words or 'the connection to it was lost'}"
+        )
+
+
+@contextmanager
+def _program(place: ReplayPlace, token: str) -> Iterator[RunningCommand]:
+    source = resources.files("dbha.backup.binlog").joinpath("replay_program.py").read_bytes()
+    with place.transport.open(program_argv(source)) as command:
+        with suppress(BrokenPipeError):  # it ended early; the first answer will say why
+            command.write(source)
+            command.write(json.dumps(place.request(token)).encode() + b"\n")
+        yield command
+
+
+def _send(
+    command: RunningCommand,
     segments: Sequence[Segment],
     plan: ReplayPlan,
     on_bytes: Callable[[int, int], None],
     guard: Callable[[], None],
-) -> list[str]:
-    """Feed the segments to one client, one after the other, and return which tools failed, in words."""
+) -> None:
+    """Send the segments as SQL, one after the other. Raises ReplayFailedError when a log cannot be read."""
     total = plan.size_bytes
     done = total - sum(segment.size_bytes for segment in segments)
-    failures: list[str] = []
-    with _client(cluster, node, failures) as target, tempfile.TemporaryFile() as words:
-        for segment in segments:
-            guard()
-            argv = read_argv(segment, plan.local_domains)
-            with _started(argv, stdout=target, stderr=words) as reader:
-                while not _ended(reader):
-                    guard()
-                    on_bytes(done + _read_so_far(reader.pid, segment), total)
-            if reader.returncode:
-                failures.append(_words_of("mariadb-binlog", reader, words))
-                break
-            done += segment.size_bytes
-            on_bytes(done, total)
-    return failures
+    on_bytes(done, total)
+    for segment in segments:
+        with tempfile.TemporaryFile() as words, _reading(segment, plan, words) as reader:
+            assert reader.stdout is not None
+            while block := os.read(reader.stdout.fileno(), _BLOCK_BYTES):
+                guard()
+                command.write(block)
+                on_bytes(done + _read_so_far(reader.pid, segment), total)
+            if reader.wait() != 0:
+                words.seek(0)
+                said = words.read().decode("utf-8", "replace").strip()[-_LAST_WORDS_BYTES:]
+                raise ReplayFailedError(f"mariadb-binlog ended with exit status {reader.returncode}: {said}")
+        done += segment.size_bytes
+        on_bytes(done, total)
 
 
 @contextmanager
-def _client(cluster: Cluster, node: Node, failures: list[str]) -> Iterator[IO[bytes]]:
-    """Yield where SQL for the node is to be written; at the end put what failed before other failures."""
-    with (
-        client_options(cluster, node) as (option, descriptor),
-        tempfile.TemporaryFile() as words,
-        tempfile.TemporaryFile() as sed_words,
-        _started(filter_argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sed_words) as sed,
-        _started(
-            client_argv(option), stdin=sed.stdout, stdout=subprocess.DEVNULL, stderr=words,
-            pass_fds=(descriptor,),
-        ) as client,
-    ):  # fmt: skip
-        assert sed.stdin is not None
-        assert sed.stdout is not None
-        sed.stdout.close()  # so that sed notices when the client ends early
-        yield sed.stdin
-        sed.stdin.close()
-        if sed.wait():
-            failures.insert(0, _words_of("sed", sed, sed_words))
-        if client.wait():
-            failures.insert(0, _words_of("mariadb", client, words, only="ERROR "))
-
-
-@contextmanager
-def _started(argv: Sequence[str], **streams: Any) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a tool while the block runs. It has no home: options in ~/.my.cnf would outrank ours."""
+def _reading(segment: Segment, plan: ReplayPlan, words: IO[bytes]) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run the tool while the block runs. It has no home: options in ~/.my.cnf would outrank ours."""
     environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent", "LC_ALL": "C"}
-    process = start(argv, env=environment, **streams)
-    try:
-        yield process
-    finally:  # whatever ends the block, also a signal
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-
-def _ended(process: "subprocess.Popen[bytes]") -> bool:
-    try:
-        process.wait(_POLL_S)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
-
-
-def _words_of(name: str, process: "subprocess.Popen[bytes]", words: IO[bytes], only: str = "") -> str:
-    """Return how a tool ended and its last words: lines that begin with `only`.
-
-    The client repeats the statement that failed, and with it the rows and passwords that are in it.
-    """
-    words.seek(0)
-    lines = words.read().decode("utf-8", "replace").splitlines()
-    said = "\n".join(line for line in lines if line.startswith(only)).strip()[-_LAST_WORDS_BYTES:]
-    how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit status {process.returncode}"
-    return f"{name} ended with {how}{': ' if said else ''}{said}"
+    argv = read_argv(segment, plan.local_domains)
+    process = start(argv, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=words)
+    with process:
+        try:
+            yield process
+        finally:  # whatever ends the block, also a signal
+            if process.poll() is None:
+                process.kill()
 
 
 def _read_so_far(pid: int, segment: Segment) -> int:

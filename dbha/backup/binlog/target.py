@@ -1,5 +1,6 @@
 """The point in time that an operator names: replay ends just before it."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -9,6 +10,7 @@ from dbha.backup.binlog.records import in_utc
 from dbha.errors import UsageError
 
 NEWEST = "newest"
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,9 @@ class BeforeTime:
     """Up to the first transaction, in the order of the log, that was made at this time or later."""
 
     time: datetime
+
+    def __str__(self) -> str:
+        return self.time.isoformat().replace("+00:00", "Z")
 
     def reached(self, found: Transaction) -> bool:
         """Return whether this transaction, and so all that follow, must not be replayed."""
@@ -28,14 +33,31 @@ class BeforeGtid:
 
     gtid: Gtid
 
+    def __str__(self) -> str:
+        return str(self.gtid)
+
     def reached(self, found: Transaction) -> bool:
         """See BeforeTime."""
         return found.gtid.sequence >= self.gtid.sequence
 
 
 @dataclass(frozen=True, slots=True)
+class UpTo:
+    """Up to and with this transaction: what an earlier look at the archive found."""
+
+    gtid: Gtid
+
+    def reached(self, found: Transaction) -> bool:
+        """See BeforeTime."""
+        return found.gtid.sequence > self.gtid.sequence
+
+
+@dataclass(frozen=True, slots=True)
 class Newest:
     """Everything that is archived without a gap."""
+
+    def __str__(self) -> str:
+        return NEWEST
 
     def reached(self, found: Transaction) -> bool:
         """See BeforeTime."""
@@ -43,7 +65,15 @@ class Newest:
         return False
 
 
-Target = BeforeTime | BeforeGtid | Newest
+Target = BeforeTime | BeforeGtid | UpTo | Newest
+
+
+def in_words(backup_id: str, to: str) -> str:
+    """Return what is restored from a backup and, when `to` is a point in time, the logs after it."""
+    if not to:
+        return f"backup {backup_id}"
+    point = "the newest archived transaction" if to == NEWEST else f"just before {to}"
+    return f"{point}, from backup {backup_id}"
 
 
 def parse_target(text: str) -> Target:
@@ -53,6 +83,10 @@ def parse_target(text: str) -> Target:
     """
     if text == NEWEST:
         return Newest()
+    if _DATE.fullmatch(text):
+        raise UsageError(
+            f"{text} is a day, and reads like a GTID as well", hint=f"{text}T00:00:00Z     is a point in time"
+        )
     try:
         return BeforeGtid(parse_gtid(text))
     except ValueError:
