@@ -1,11 +1,13 @@
 """`dbha backup create | list | show | verify | delete`; what copies, keeps and checks is in modules of its own."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 
+from dbha.backup.binlog.windows import Restorable, restorable_as_json
 from dbha.backup.chains import refuse_needed
 from dbha.backup.encryption import recipients_of
 from dbha.backup.estimate import (
@@ -135,8 +137,14 @@ def list_backups(app: App, store: str, all_stores: bool, as_json: bool) -> int:
     policy = app.configuration.backup
     names = tuple(policy.stores) if all_stores else (store or policy.store,)
     found, silent = _in_stores(app, names)
+    reach = archive.reach_of(app.site.archive, [backup for _, backup in found])
     if as_json:
-        app.console.json([{**backup_as_json(backup), "store": name} for name, backup in found])
+        app.console.json(
+            [
+                {**backup_as_json(backup), "store": name, **_window_as_json(backup, reach)}
+                for name, backup in found
+            ]
+        )
         return silent
     show_why = any(backup.reason for _, backup in found)
     app.console.table(
@@ -144,7 +152,7 @@ def list_backups(app: App, store: str, all_stores: bool, as_json: bool) -> int:
         [
             (
                 *((name,) if all_stores else ()),
-                *_row(backup),
+                *_row(backup, reach.get(backup.id)),
                 *((backup.reason,) if show_why else ()),
             )
             for name, backup in found
@@ -168,15 +176,15 @@ def _in_stores(app: App, names: tuple[str, ...]) -> tuple[list[tuple[str, Stored
     return sorted(found, key=lambda each: each[1].id), exit_code
 
 
-_COLUMNS = ("BACKUP", "KIND", "STATUS", "VERIFIED", "STORED", "DATA", "SEQNO", "KEPT", "LABEL")
+_COLUMNS = ("BACKUP", "KIND", "STATUS", "VERIFIED", "STORED", "DATA", "SEQNO", "TO", "KEPT", "LABEL")
 
 
-def _row(backup: StoredBackup) -> tuple[str, ...]:
+def _row(backup: StoredBackup, reach: Restorable | None) -> tuple[str, ...]:
     manifest = backup.manifest
     return (
         backup.id, _kind(backup), backup.status.value, in_verdict(backup), in_bytes(backup.stored_bytes),
         in_bytes(manifest.data_bytes) if manifest else "-", str(manifest.seqno) if manifest else "-",
-        _kept(backup), manifest.label if manifest else "",
+        _until(reach), _kept(backup), manifest.label if manifest else "",
     )  # fmt: skip
 
 
@@ -188,13 +196,16 @@ def _row(backup: StoredBackup) -> tuple[str, ...]:
 def show(app: App, backup_id: str, store: str, as_json: bool) -> None:
     """Show one backup; `latest` is the newest complete one."""
     backup = _find(app, backup_id, store)
+    window = _window_as_json(backup, archive.reach_of(app.site.archive, [backup]))
     if as_json:
-        app.console.json(backup_as_json(backup))
+        app.console.json({**backup_as_json(backup), **window})
         return
     shown = backup_as_json(backup)
     verdicts = shown.pop("verdicts")
     for name, value in shown.items():
         app.console.line(f"{name:>14}  {', '.join(value) if isinstance(value, list) else value}")
+    for line in _window_lines(window["restorable"]):
+        app.console.line(f"{'restorable':>14}  {line}")
     for verdict in verdicts:
         words = verdict["problem"] or verdict["note"]
         line = f"{verdict['when'][:16]} {verdict['outcome']} at {verdict['level']}"
@@ -336,6 +347,27 @@ def _kind(backup: StoredBackup) -> str:
     if backup.manifest is None:
         return "-"
     return f"+{backup.manifest.base.id}" if backup.manifest.base else backup.manifest.kind
+
+
+def _until(reach: Restorable | None) -> str:
+    """Return up to when logs bring a backup, by what they reach without a gap."""
+    return f"{reach.time:%Y-%m-%d %H:%M:%S}Z" if reach and reach.time else "-"
+
+
+def _window_as_json(backup: StoredBackup, reach: Mapping[str, Restorable]) -> dict[str, Any]:
+    manifest = backup.manifest
+    return {"restorable": restorable_as_json(reach.get(backup.id), manifest.finished) if manifest else None}
+
+
+def _window_lines(window: dict[str, Any] | None) -> Iterator[str]:
+    """Yield which points in time a backup can be brought to."""
+    if window is None:
+        return
+    begin, until = window["from"], window["until"]
+    yield f"from {begin['time']}, {begin['gtid'] or 'no GTID'}"
+    yield f"to {until['time']}, {until['gtid']}" if until else "to no later point in time"
+    if window["reason"]:
+        yield window["reason"]
 
 
 def _kept(backup: StoredBackup) -> str:

@@ -58,15 +58,33 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Restorable:
-    """Up to where a backup can be brought by replaying logs; without a GTID not at all, and `reason` says why."""
+    """Up to where a backup can be brought by replaying logs; without a GTID not at all, and `reason` says why.
+
+    `start` is the backup's own last transaction.
+    """
 
     gtid: str | None = None
     time: datetime | None = None
     reason: str = ""  # why not at all, or why no further
+    start: str | None = None
 
     def as_json(self) -> dict[str, Any] | None:
         """Return it in the shape of the `--json` contract."""
         return {"gtid": self.gtid, "time": self.time.isoformat()} if self.gtid and self.time else None
+
+
+def restorable_as_json(reach: Restorable | None, begins: datetime) -> dict[str, Any] | None:
+    """Return which points a backup that was finished at `begins` can be brought to, as the `--json` contract has it.
+
+    `until` is null where it can be brought no further than it is. None for a backup that has nothing to be brought.
+    """
+    if reach is None:
+        return None
+    return {
+        "from": {"gtid": reach.start, "time": begins.isoformat()},
+        "until": reach.as_json(),
+        "reason": reach.reason,
+    }
 
 
 def windows_of(runs: Iterable[Run], sighting: Sighting | None = None) -> tuple[Window, ...]:
@@ -102,12 +120,12 @@ def restorable(gtids: str, windows: Sequence[Window], local_domains: Collection[
     if has is None:
         return Restorable(reason="the backup has no GTID: its donor kept no binary log")
     if not windows:
-        return Restorable(reason="no binary log of its timeline is archived")
+        return Restorable(reason="no binary log of its timeline is archived", start=str(has))
     for number, window in enumerate(windows):
         if _reaches_back_to(window, has.sequence):
             gap = gaps_of(windows[number : number + 2])
-            return Restorable(window.last, window.time, str(gap[0]) if gap else "")
-    return Restorable(reason=_why_not(has.sequence, windows))
+            return Restorable(window.last, window.time, str(gap[0]) if gap else "", str(has))
+    return Restorable(reason=_why_not(has.sequence, windows), start=str(has))
 
 
 def _reaches_back_to(window: Window, sequence: int) -> bool:
