@@ -14,6 +14,7 @@ MARGIN_BYTES = 64 << 20
 FIRST_RATIO = 0.6  # stored to raw, while no earlier backup tells better; zstd does better on most tables
 FIRST_SHARE = 0.1  # of a full backup, while no earlier incremental one tells better
 GROWTH = 1.2
+REPLAY_GROWTH = 3  # of data for each byte of logs: the server logs them again, and rows have indexes
 
 
 @dataclass(frozen=True, slots=True)

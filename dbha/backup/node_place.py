@@ -11,9 +11,17 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from dbha.backup.binlog.replay import ReplayPlace
 from dbha.backup.compression import decompress_argv
 from dbha.backup.encryption import Readable
-from dbha.backup.tool_files import CHECKPOINT_FILES, GALERA_FILES, INFO_FILES, galera_position, lsn_range
+from dbha.backup.tool_files import (
+    CHECKPOINT_FILES,
+    GALERA_FILES,
+    INFO_FILES,
+    galera_position,
+    layout_options,
+    lsn_range,
+)
 from dbha.cluster.handle import Cluster
 from dbha.cluster.saved_state import STATE_FILE, VIEW_FILE, SavedState, parse_state, state_text
 from dbha.config.model import Compression
@@ -28,12 +36,11 @@ _UNPACK = (
     '"${@:3}" | mbstream -x -p 2 -C "$1/$2"'
 )
 _TABLES = 'cd "$1" && find . -name "*.ibd" -printf "%P\\n"'
-# What the tool says of the backup is no part of a data directory. The one binary log in it holds the GTID that the
-# server goes on from, and is found by its index.
+# What the tool says of the backup is no part of a data directory. How the files are laid out, a replay must know.
 _ADOPT = (
     'set -e; cd "$1"; umask 077; '
-    "rm -f -- xtrabackup_* mariadb_backup_* backup-my.cnf donor_galera_info galera.cache; "
-    "if ls binlog.[0-9]* >/dev/null 2>&1; then ls -d ./binlog.[0-9]* > binlog.index; fi; "
+    "if [ -f backup-my.cnf ]; then mv -f -- backup-my.cnf ../layout.cnf; fi; "
+    "rm -f -- xtrabackup_* mariadb_backup_* donor_galera_info galera.cache binlog.[0-9]*; "
     'printf %s "$3" > grastate.dat; '
     'if [ "$(id -u)" = 0 ]; then chown -R --reference="$2" -- .; fi; chmod 700 .; sync -f .'
 )
@@ -142,6 +149,16 @@ class NodePlace:
         there = set(done.decode(errors="replace").splitlines())
         if missing := [stem for stem in stems if f"{stem}.ibd" not in there]:
             raise FoundWrongError(f"{len(missing)} file(s) of tables are missing: {', '.join(missing[:5])}")
+
+    def to_come(self, memory_bytes: int) -> ReplayPlace:
+        """Return the data directory to come as a place that logs can be replayed into."""
+        transport = self.cluster.transport(self.node)
+        layout = ""
+        with contextlib.suppress(FileNotFoundError):
+            layout = transport.get(f"{self.path}/layout.cnf").decode(errors="replace")
+        return ReplayPlace(
+            transport, f"{self.path}/new", f"{self.path}/replay.json", memory_bytes, layout_options(layout)
+        )
 
     def publish(self, directory: str, state: SavedState) -> None:
         """Make a prepared backup the data directory to come, at this position of a new history."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dbha.backup.aside import tables_of
+from dbha.backup.binlog.gtid import latest, parse_gtids
 from dbha.backup.definitions import fingerprint
 from dbha.cluster.handle import Cluster, side_by_side
 from dbha.database import Session, identifier
@@ -82,6 +83,47 @@ def prove_structure(cluster: Cluster, node: Node, heads: Heads, expected: str) -
             raise NotProvenError(f"{node}: the schema is at {in_words(found)}, not at {in_words(heads)}")
         if fingerprint(session, tuple(heads)) != expected:
             raise NotProvenError(f"{node}: the structure of {', '.join(heads)} is not that of the backup")
+
+
+def structure_of(cluster: Cluster, node: Node, databases: Sequence[str]) -> tuple[Heads, str]:
+    """Return schema heads and the structure's fingerprint as a node has them: what the others must have."""
+    with cluster.session(node) as session:
+        session.execute("SET SESSION wsrep_sync_wait = 1")
+        heads = read_heads(session, databases) if databases else {}
+        return heads, fingerprint(session, databases)
+
+
+def require_one_count(cluster: Cluster, nodes: Sequence[Node], beyond: int | None) -> None:
+    """Raise NotProvenError when nodes do not number transactions alike, and all of them beyond a number.
+
+    Others may write meanwhile: what a node says lies between what the first says before and after. Where the cluster
+    keeps no such count, nothing is required.
+    """
+    first, *others = nodes
+    before = _count(cluster, first)
+    found = side_by_side(lambda node: _count(cluster, node), others)
+    after = _count(cluster, first)
+    if before is None or after is None:
+        return
+    if beyond is not None and before <= beyond:
+        raise NotProvenError(f"{first} gives GTIDs again: it is at number {before}, and the data at {beyond}")
+    for name, count in found.items():
+        if count is None or not before <= count <= after:
+            raise NotProvenError(
+                f"{name} has given GTIDs up to number {count}, and {first} up to {after}: they would not be the same"
+            )
+
+
+def _count(cluster: Cluster, node: Node) -> int | None:
+    """Return the number of the cluster's last transaction on a node; None where the cluster has no such numbers."""
+    with cluster.session(node) as session:
+        if not int(session.value("SELECT @@GLOBAL.log_bin AND @@GLOBAL.wsrep_gtid_mode")):
+            return None
+        session.execute("SET SESSION wsrep_sync_wait = 1")
+        session.value("SELECT COUNT(*) FROM mysql.db")  # returns once all that was committed before is here
+        row = session.rows("SELECT @@GLOBAL.gtid_binlog_pos AS position, @@GLOBAL.gtid_domain_id AS local")[0]
+    last = latest(parse_gtids(str(row["position"])), {int(row["local"])})
+    return last.sequence if last else None
 
 
 def prove_replication(cluster: Cluster, writer: Node, nodes: Iterable[Node], database: str) -> None:

@@ -73,11 +73,14 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be put back; `before` finds the checksums from before the damage, if they were recorded."""
+    """What is to be put back; `before` finds the checksums from before the damage, if they were recorded.
+
+    `heads` are known once the source is prepared.
+    """
 
     service: str
     databases: tuple[str, ...]
-    heads: Heads
+    heads: Callable[[], Heads]
     before: Callable[[Mapping[str, Facts]], Checksums | None]
 
 
@@ -328,13 +331,12 @@ class ServiceRestore:
         verdict = self._observe()
         reachable = _serving(self._cluster, verdict)
         writer = self._writer(verdict)
-        versioned = next((database for database, heads in target.heads.items() if heads), None)
+        wanted = target.heads()
+        versioned = next((database for database, heads in wanted.items() if heads), None)
         if versioned is not None:
             forget_probe(self._cluster, writer, versioned)
         expected_structure = self._source.definitions().fingerprint_of(target.databases)
-        side_by_side(
-            lambda node: prove_structure(self._cluster, node, target.heads, expected_structure), reachable
-        )
+        side_by_side(lambda node: prove_structure(self._cluster, node, wanted, expected_structure), reachable)
         found = host_by_host(lambda node: checksums(self._cluster, node, target.databases), reachable)
         require_equal(target.before(context.facts) or found[writer.name], found)
         if versioned is not None:

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dbha.backup.bad_backup import BadBackupError
+from dbha.backup.binlog.gtid import Gtid
+from dbha.backup.binlog.replay import replay
+from dbha.backup.binlog.replay_plan import ReplayPlan
 from dbha.backup.encryption import NO_IDENTITIES, Identities, OpenedStream, PlainStream, opening
 from dbha.backup.manifest import Manifest
 from dbha.backup.node_place import NodePlace, NodePlaceError
@@ -23,6 +26,8 @@ from dbha.backup.proof import (
     prove_replication,
     prove_structure,
     require_equal,
+    require_one_count,
+    structure_of,
 )
 from dbha.backup.store import Store
 from dbha.backup.stored_bytes import StoredBytes, definitions_of, opened
@@ -134,11 +139,25 @@ class WholeRestore(Directories):
         place.require_tables(directory, [stem for each in known for stem in each.tablespaces])
         place.publish(directory, self.beginning)
 
-    def begin(self, began: datetime, say: OnLine) -> None:
-        """Start every server once by itself on the new data. Raises NodePlaceError when they end up different."""
+    def replay(
+        self, node: Node, plan: ReplayPlan, on_bytes: Callable[[int, int], None], guard: Callable[[], None]
+    ) -> Gtid:
+        """Bring the new data directory to the plan's last transaction; servers go on meanwhile.
+
+        Raises ReplayFailedError when it does not come to exactly there. Can be repeated after it was cut off.
+        """
+        place = self.place(node).to_come(self._prepare_memory_bytes(node))
+        return replay(place, plan, on_bytes=on_bytes, guard=guard)
+
+    def begin(self, began: datetime, last_gtid: int | None, say: OnLine) -> None:
+        """Start every server once by itself on the new data, whose last transaction has the number `last_gtid`.
+
+        Raises NodePlaceError when they end up different.
+        """
         begin_history(
-            self.cluster, self.cluster.nodes, self.beginning, began=began, on_line=say, **self._playbooks()
-        )
+            self.cluster, self.cluster.nodes, self.beginning, began=began, last_gtid=last_gtid, on_line=say,
+            **self._playbooks(),
+        )  # fmt: skip
         found = {node.name: self.place(node).state() for node in self.cluster.nodes}
         if len(set(found.values())) != 1:
             raise NodePlaceError(f"the nodes are at different positions: {found}")
@@ -159,10 +178,11 @@ class WholeRestore(Directories):
         place.write_state(state)
         place.write_view(view_text(view[node.name], view.values()))
 
-    def prove(self, heads: Heads) -> int:
+    def prove(self, heads: Heads, last_gtid: int | None, *, replayed: bool = False) -> int:
         """Prove the nodes one cluster of the new history with equal data; return how many tables were compared.
 
-        Raises NotProvenError that names what differs.
+        Structure and heads are those of the backup, or after a replay equal on all nodes. Raises NotProvenError that
+        names what differs.
         """
         nodes, databases = self.cluster.nodes, tuple(heads)
         for state in wait_until_synced(self.cluster, nodes, _SYNCED_WITHIN_S):
@@ -174,10 +194,14 @@ class WholeRestore(Directories):
         versioned = next((database for database, found in heads.items() if found), None)
         if versioned is not None:
             forget_probe(self.cluster, nodes[0], versioned)
-        expected = definitions_of(self.store, self.manifest, self.identities).fingerprint_of(databases)
+        if replayed:
+            heads, expected = structure_of(self.cluster, nodes[0], databases)
+        else:
+            expected = definitions_of(self.store, self.manifest, self.identities).fingerprint_of(databases)
         side_by_side(lambda node: prove_structure(self.cluster, node, heads, expected), nodes)
         found = checksums_everywhere(self.cluster, databases, nodes)
         require_equal(found[nodes[0].name], found)
+        require_one_count(self.cluster, nodes, last_gtid)
         if versioned is not None:
             prove_replication(self.cluster, nodes[0], nodes, versioned)
         return len(found[nodes[0].name])

@@ -3,7 +3,15 @@
 import click
 
 from dbha.backup.aside import asides_in
-from dbha.backup.estimate import check_room, data_size, local_room, node_needs, room_at, staging_needs
+from dbha.backup.estimate import (
+    REPLAY_GROWTH,
+    check_room,
+    data_size,
+    local_room,
+    node_needs,
+    room_at,
+    staging_needs,
+)
 from dbha.backup.manifest import Manifest
 from dbha.backup.node_host import look_at
 from dbha.backup.prepare import chain_in, unpacked_bytes
@@ -15,6 +23,7 @@ from dbha.cluster.handle import side_by_side
 from dbha.errors import FoundWrongError, UnsafeError, UsageError
 from dbha.journal import RunRecord
 from dbha.journal import as_json as run_as_json
+from dbha.upgrade.point_in_time import point_of
 from dbha.upgrade.restore_plan import RestoreSpec, ServiceToRestore, restore_plan
 from dbha.upgrade.site import Site
 from dbha.upgrade.whole_restore_decide import decide, require_admitted
@@ -30,6 +39,12 @@ WORKFLOW = "restore"
 @click.command("restore")
 @click.argument("backup_id", metavar="[ID]", default="")
 @click.option("--service", "services", multiple=True, metavar="NAME", help="Only this service; repeatable.")
+@click.option(
+    "--to",
+    metavar="TIME|GTID",
+    help="To just before this point, by replaying archived logs: a time like 2026-11-23T14:30:00Z (UTC unless it has "
+    "an offset), a GTID like 1-1-4711, which is the first that is left out, or `newest`.",
+)
 @click.option(
     "--accept-missing",
     multiple=True,
@@ -51,6 +66,7 @@ def command(
     app: App,
     backup_id: str,
     services: tuple[str, ...],
+    to: str | None,
     accept_missing: tuple[str, ...],
     undo: str | None,
     forget: str | None,
@@ -67,11 +83,19 @@ def command(
 
     With --service the others keep working. What the service has now is kept aside until the result is proven equal
     on all nodes; it comes back when anything fails.
+
+    With --to the binary logs that `dbha backup archive` keeps are replayed on the backup, up to the last transaction
+    before the point. Without ID, or with `latest`, it begins with the newest verified backup before it.
     """
+    if to and (undo or forget):
+        raise UsageError("--to is for a restore, not for --undo or --forget")
+    if to and not backup_id:
+        backup_id = "latest"
     if sum(map(bool, (backup_id, undo, forget))) != 1:
         raise UsageError(
-            "one of ID, --undo RUN and --forget RUN is needed", hint="dbha backup list\ndbha runs list"
+            "one of ID, --to, --undo RUN and --forget RUN is needed", hint="dbha backup list\ndbha runs list"
         )
+    to = to or ""
     if undo:
         _undo(app, undo, dry_run=dry_run, yes=yes, as_json=as_json)
         return
@@ -79,30 +103,41 @@ def command(
         _forget(app, forget, yes=yes)
         return
     if not services:
-        _whole(app, backup_id, accept_missing, store, dry_run=dry_run, yes=yes, as_json=as_json)
+        _whole(app, backup_id, to, accept_missing, store, dry_run=dry_run, yes=yes, as_json=as_json)
         return
     if accept_missing:
         raise UsageError("--accept-missing is for the whole cluster, not for a service")
     if dry_run:
-        _show(app, restore_plan(_decide(app.site, backup_id, services, store), app.site))
+        _show(app, restore_plan(_decide(app.site, backup_id, to, services, store), app.site))
         return
     with app.controller() as controller, controller.holding(WORKFLOW) as holding:
-        spec = _decide(app.site, backup_id, services, store)
+        spec = _decide(app.site, backup_id, to, services, store)
         names = ", ".join(each.service for each in spec.services)
-        confirm(app.console, f"what {names} wrote since backup {spec.backup_id} is replaced", yes=yes)
+        confirm(app.console, f"what {names} wrote since {_since(spec)} is replaced", yes=yes)
         outcome = holding.start(
             WORKFLOW, spec.model_dump(mode="json"), restore_plan(spec, app.site), app.watch
         )
     if as_json:
         app.console.json({"run": run_as_json(app.journal.run(outcome.run_id))})
         return
+    releases = outcome.facts["note"].get("releases", {})
     for each in spec.services:
-        app.console.line(f"{each.service} is as it was in backup {spec.backup_id} (release {each.release})")
+        release = releases.get(each.service, each.release)
+        app.console.line(f"{each.service} is as it was {_when(spec)} (release {release})")
+
+
+def _when(spec: RestoreSpec | WholeRestoreSpec) -> str:
+    return f"{spec.point}, with {spec.until} as the last transaction" if spec.to else f"in {spec.point}"
+
+
+def _since(spec: RestoreSpec) -> str:
+    return f"transaction {spec.until}" if spec.to else f"backup {spec.backup_id}"
 
 
 def _whole(
     app: App,
     backup_id: str,
+    to: str,
     accept_missing: tuple[str, ...],
     store: str,
     *,
@@ -112,19 +147,19 @@ def _whole(
 ) -> None:
     site = app.site
     if dry_run:
-        spec = _decide_whole(site, backup_id, accept_missing, store)
+        spec = _decide_whole(site, backup_id, to, accept_missing, store)
         _show(app, whole_restore_plan(spec, site, app.journal.has_ended))
         return
     with app.controller(with_cluster=False) as controller, controller.holding(WHOLE) as holding:
-        spec = _decide_whole(site, backup_id, accept_missing, store)
-        question = f"all data of {', '.join(spec.nodes)} is replaced by that of backup {spec.backup_id}"
+        spec = _decide_whole(site, backup_id, to, accept_missing, store)
+        question = f"all data of {', '.join(spec.nodes)} is replaced by that of {spec.point}"
         confirm(app.console, question, yes=yes)
         plan = whole_restore_plan(spec, site, app.journal.has_ended)
         outcome = holding.start(WHOLE, spec.model_dump(mode="json"), plan, app.watch)
     if as_json:
         app.console.json({"run": run_as_json(app.journal.run(outcome.run_id))})
         return
-    app.console.line(f"the cluster is as it was in backup {spec.backup_id}, on {', '.join(spec.nodes)}")
+    app.console.line(f"the cluster is as it was {_when(spec)}, on {', '.join(spec.nodes)}")
     for node in spec.nodes:
         app.console.line(f"the old data of {node} is kept in {outcome.facts[f'exchange:{node}']['old']}")
     app.console.line(
@@ -182,11 +217,12 @@ def plan_whole_again(app: App, record: RunRecord) -> Plan:
 
 
 def _decide_whole(
-    site: Site, name: str, accept_missing: tuple[str, ...], store_name: str
+    site: Site, name: str, to: str, accept_missing: tuple[str, ...], store_name: str
 ) -> WholeRestoreSpec:
     """Return what is restored. Raises UnsafeError, UnreachableError or UsageError before anything is touched."""
     store, cluster = site.store_of(store_name), site.cluster
-    *bases, manifest = _chain(store, resolve(store.list(), name))
+    point = point_of(site, store, name, to, here=False) if to else None
+    *bases, manifest = _chain(store, point.backup_id if point else resolve(store.list(), name))
     for each in (*bases, manifest):
         site.identities.require(each)
     tools = tuple(  # it is decrypted here
@@ -197,8 +233,17 @@ def _decide_whole(
         )
     )
     hosts = side_by_side(lambda node: look_at(cluster, node, tools), cluster.nodes)
-    spec = decide(manifest, cluster.nodes, hosts, site.observe(), accept_missing=accept_missing, bases=bases)
-    return spec.model_copy(update={"store": store_name})
+    spec = decide(
+        manifest,
+        cluster.nodes,
+        hosts,
+        site.observe(),
+        accept_missing=accept_missing,
+        bases=bases,
+        replay_bytes=point.plan.size_bytes if point else 0,
+    )
+    until = point.until if point else ""
+    return spec.model_copy(update={"store": store_name, "to": to, "until": until})
 
 
 def _chain(store: Store, backup_id: str) -> tuple[Manifest, ...]:
@@ -217,12 +262,14 @@ def plan_again(app: App, record: RunRecord) -> Plan:
     return restore_plan(RestoreSpec.model_validate(record.arguments), app.site)
 
 
-def _decide(site: Site, name: str, services: tuple[str, ...], store_name: str) -> RestoreSpec:
+def _decide(site: Site, name: str, to: str, services: tuple[str, ...], store_name: str) -> RestoreSpec:
     """Return what is restored. Raises UnsafeError, UnreachableError or UsageError before anything is touched."""
     store = site.store_of(store_name)
-    backup_id = resolve(store.list(), name)
+    point = point_of(site, store, name, to, here=True) if to else None
+    backup_id = point.backup_id if point else resolve(store.list(), name)
     *bases, manifest = _chain(store, backup_id)
     staging_bytes = staging_needs(manifest.data_bytes) + unpacked_bytes((*bases, manifest)[1:])
+    staging_bytes += REPLAY_GROWTH * point.plan.size_bytes if point else 0
     chosen = site.chosen_services(services)
     if absent := [service for service in chosen if service not in manifest.services]:
         raise UsageError(
@@ -263,4 +310,6 @@ def _decide(site: Site, name: str, services: tuple[str, ...], store_name: str) -
             for name, state in ((name, manifest.services[name]) for name in chosen)
         ),
         store=store_name,
+        to=to,
+        until=point.until if point else "",
     )

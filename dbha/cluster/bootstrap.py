@@ -162,14 +162,16 @@ def begin_history(
     state: SavedState,
     *,
     began: datetime,
+    last_gtid: int | None,
     inventory: Path,
     run_directory: Path,
     on_line: OnLine = _quiet,
 ) -> PlaybookResult:
     """Start every node's server once by itself, so that its data belongs to the history of `state` from then on.
 
-    The nodes' servers must be stopped. All nodes end one position after `state`, and let the administrator in by
-    the present password. Can be repeated after it was cut off anywhere.
+    The nodes' servers must be stopped. All nodes end at the same position, let the administrator in by the present
+    password, and count GTIDs on from `last_gtid`, the number of the data's last transaction, where it has any. Binary
+    logs in the data directories are removed. Can be repeated after it was cut off anywhere.
     """
     return run_playbook(
         "private",
@@ -179,6 +181,7 @@ def begin_history(
             "mariadb_history": state.uuid,
             "mariadb_history_seqno": state.seqno,
             "mariadb_history_began": int(began.timestamp()),
+            "mariadb_history_gtid_seqno": -1 if last_gtid is None else last_gtid,
             "mariadb_admin_account": cluster.account.user,
         },
         secrets={"mariadb_admin_password": cluster.account.password},

@@ -4,9 +4,14 @@ from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
+from dbha.backup.binlog.gtid import parse_gtid
+from dbha.backup.binlog.replay_plan import ReplayPlan, plan_replay
+from dbha.backup.binlog.target import UpTo, in_words
+from dbha.backup.replayed_source import ReplayedSource
 from dbha.backup.service_restore import ServiceRestore, Target
 from dbha.cluster.home import record_release
 from dbha.errors import DbhaError, FoundWrongError, UnsafeError, UpgradeRolledBackError
+from dbha.heads import Heads
 from dbha.journal import Facts
 from dbha.schema.migration_account import remove_migration_account
 from dbha.upgrade.fencing import FENCE, Fencing
@@ -14,6 +19,8 @@ from dbha.upgrade.plan import VERIFY
 from dbha.upgrade.site import Site
 from dbha.workflow import Plan, Step, StepContext
 from dbha.workflow.plan import Stage, stage
+
+REPLAY = "replay"
 
 
 class ServiceToRestore(BaseModel):
@@ -34,6 +41,13 @@ class RestoreSpec(BaseModel):
     backup_id: str
     services: tuple[ServiceToRestore, ...]
     store: str = ""  # the one of the configuration
+    to: str = ""  # the point in time, as it was asked for; empty for that of the backup
+    until: str = ""  # the last transaction before it, in the archived logs
+
+    @property
+    def point(self) -> str:
+        """What is restored, in words."""
+        return in_words(self.backup_id, self.to)
 
     @property
     def databases(self) -> tuple[str, ...]:
@@ -58,31 +72,46 @@ def restore_plan(spec: RestoreSpec, site: Site) -> Plan:
         remove_migration_account(site.cluster, site.writer(), service)
         fencing.require_up()
 
-    restore = ServiceRestore(
-        site.cluster, site.shelf_of(spec.store).source(spec.backup_id), site.verdict, quiesce
-    )
+    replayed = _replayed(spec, site) if spec.until else None
+    source = replayed or site.shelf_of(spec.store).source(spec.backup_id)
+    restore = ServiceRestore(site.cluster, source, site.verdict, quiesce)
     targets = [
-        Target(each.service, tuple(each.heads), dict(each.heads), lambda facts: None)
+        Target(each.service, tuple(each.heads), partial(_heads_of, each, replayed), lambda facts: None)
         for each in spec.services
     ]
 
     def note(context: StepContext) -> Facts:
+        releases: dict[str, str] = {}
         with site.cluster.session(site.writer()) as session:
             for each in spec.services:
-                record_release(session, each.service, each.release, context.run_id)
-        return {}
+                release = each.release
+                if replayed:
+                    release = context.facts[REPLAY]["releases"].get(each.service, release)
+                record_release(session, each.service, release, context.run_id)
+                releases[each.service] = release
+        return {"releases": releases}
 
     def tidy(context: StepContext) -> Facts:
         site.shelf.forget_prepared(spec.backup_id)
+        if replayed:
+            replayed.forget()
         return {}
 
     tidy_undo = Step("tidy-undo", "remove what only this run needed", tidy)
     lift = Step("unfence", f"lift the fence of {names}", fencing.down)
     lift_undo = Step("unfence-undo", lift.title, fencing.down)
     return Plan(
-        title=f"restore {names} from backup {spec.backup_id}",
+        title=f"restore {names} to {spec.point}" if spec.to else f"restore {names} from {spec.point}",
         forward=(
-            stage(Step(VERIFY, "verify the backup", partial(_verify, spec, site), undo=(stage(tidy_undo),))),
+            stage(
+                Step(
+                    VERIFY,
+                    "verify the backup",
+                    partial(_verify, spec, site, replayed),
+                    undo=(stage(tidy_undo),),
+                )
+            ),
+            *_replays(replayed),
             stage(
                 Step(
                     FENCE, f"fence {names}", fencing.up, lambda _: fencing.intent(), undo=(stage(lift_undo),)
@@ -100,8 +129,38 @@ def restore_plan(spec: RestoreSpec, site: Site) -> Plan:
     )
 
 
-def _verify(spec: RestoreSpec, site: Site, context: StepContext) -> Facts:
+def _replayed(spec: RestoreSpec, site: Site) -> ReplayedSource:
+    """Return the backup with the logs replayed on it, as the source of the restore."""
+    shelf = site.shelf_of(spec.store)
+
+    def plan() -> ReplayPlan:
+        return plan_replay(site.archive, shelf.store.manifest(spec.backup_id), UpTo(parse_gtid(spec.until)))
+
+    return ReplayedSource(shelf, spec.backup_id, spec.until, spec.databases, plan)
+
+
+def _replays(replayed: ReplayedSource | None) -> tuple[Stage, ...]:
+    """Return the stage that replays the logs, where a point in time is asked for."""
+    if replayed is None:
+        return ()
+
+    def act(context: StepContext) -> Facts:
+        return {"reached": replayed.until, "releases": replayed.replay(context).releases}
+
+    return (stage(Step(REPLAY, "replay the logs on a private server", act)),)
+
+
+def _heads_of(each: ServiceToRestore, replayed: ReplayedSource | None) -> Heads:
+    """Return the schema heads that the service will have: those of the backup, or of the point in time."""
+    heads = replayed.state().heads if replayed else each.heads
+    return {database: heads[database] for database in each.heads}
+
+
+def _verify(spec: RestoreSpec, site: Site, replayed: ReplayedSource | None, context: StepContext) -> Facts:
     try:
+        if replayed:
+            replayed.prepare(context)
+            return {}
         return {"prepared": str(site.shelf_of(spec.store).prepared(spec.backup_id, context.measure))}
     except FoundWrongError as error:
         raise UnsafeError(str(error), hint=error.hint) from error
@@ -119,7 +178,7 @@ def _explain(spec: RestoreSpec, failure: DbhaError, begun: frozenset[str]) -> Db
     return UpgradeRolledBackError(
         f"the restore of {spec.names} failed: {failure}",
         hint="dbha runs show latest     what failed, step by step\n"
-        f"dbha restore {spec.backup_id} {again}     once the cause is gone",
+        f"dbha restore {spec.backup_id} {again}{f' --to {spec.to}' if spec.to else ''}     once the cause is gone",
     )
 
 

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Mapping, Sequence
 
-from dbha.backup.estimate import GROWTH, MARGIN_BYTES, Room, check_room
+from dbha.backup.estimate import GROWTH, MARGIN_BYTES, REPLAY_GROWTH, Room, check_room
 from dbha.backup.manifest import Manifest
 from dbha.backup.node_host import HostState
 from dbha.backup.prepare import unpacked_bytes
@@ -34,11 +34,12 @@ def decide(
     *,
     accept_missing: Sequence[str],
     bases: Sequence[Manifest] = (),
+    replay_bytes: int = 0,
 ) -> WholeRestoreSpec:
     """Return what will be done; `bases` are the backups that this one is based on.
 
-    Raises UsageError, UnreachableError or UnsafeError with every reason against it. A cluster that is all down may be
-    restored, too.
+    `replay_bytes` of logs are replayed. A cluster that is all down may be restored, too. Raises UsageError,
+    UnreachableError or UnsafeError with every reason against it.
     """
     require_admitted(states)
     verdict = assess(states, expected=len(nodes))
@@ -58,7 +59,7 @@ def decide(
         raise UnsafeError("; ".join(reasons), hint=f"dbha backup show {manifest.id}")
     if running := [node.name for node in verdict.nodes if node.serves and node.name in accept_missing]:
         raise UnsafeError(f"{', '.join(running)} is accepted as missing, and serves", hint="dbha status")
-    check_room(_rooms((*bases, manifest), taking_part, hosts))
+    check_room(_rooms((*bases, manifest), taking_part, hosts, replay_bytes))
     return WholeRestoreSpec(
         backup_id=manifest.id,
         nodes=tuple(node.name for node in taking_part),
@@ -91,8 +92,10 @@ def _against(manifest: Manifest, host: HostState) -> list[str]:
     return reasons
 
 
-def _rooms(chain: Sequence[Manifest], nodes: Sequence[Node], hosts: Mapping[str, HostState]) -> list[Room]:
-    needed = round(unpacked_bytes(chain) * GROWTH) + MARGIN_BYTES
+def _rooms(
+    chain: Sequence[Manifest], nodes: Sequence[Node], hosts: Mapping[str, HostState], replay_bytes: int
+) -> list[Room]:
+    needed = round(unpacked_bytes(chain) * GROWTH) + MARGIN_BYTES + REPLAY_GROWTH * replay_bytes
     return [
         Room(f"node {node}", hosts[node.name].filesystem, needed, hosts[node.name].free_bytes)
         for node in nodes

@@ -6,6 +6,9 @@ from functools import cached_property, partial
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dbha.backup.binlog.gtid import latest, parse_gtid, parse_gtids
+from dbha.backup.binlog.replay_plan import ReplayPlan, plan_replay
+from dbha.backup.binlog.target import UpTo, in_words
 from dbha.backup.manifest import Manifest
 from dbha.backup.whole_restore import Directories, Playbooks, WholeRestore
 from dbha.cluster.fence import ServiceAccount, lift_fence
@@ -46,7 +49,14 @@ class WholeRestoreSpec(BaseModel):
     view: dict[str, str]
     services: tuple[ServiceToRestore, ...]
     store: str = ""  # the one of the configuration
+    to: str = ""  # the point in time, as it was asked for; empty for that of the backup
+    until: str = ""  # the last transaction before it, in the archived logs
     began: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def point(self) -> str:
+        """What is restored, in words."""
+        return in_words(self.backup_id, self.to)
 
     @property
     def heads(self) -> Heads:
@@ -94,6 +104,19 @@ class _World:
         """Read when it is first needed: going back to the old data needs no store, which may be away then."""
         return self.store.manifest(self.spec.backup_id)
 
+    @cached_property
+    def replay_plan(self) -> ReplayPlan:
+        """What is replayed; each log is verified again."""
+        return plan_replay(self.site.archive, self.manifest, UpTo(parse_gtid(self.spec.until)))
+
+    @property
+    def last_gtid(self) -> int | None:
+        """The number of the last transaction in the restored data; None where transactions have no numbers."""
+        if self.spec.until:
+            return parse_gtid(self.spec.until).sequence
+        last = latest(parse_gtids(self.manifest.gtid), ())
+        return last.sequence if last else None
+
     def directories(self, context: StepContext) -> Directories:
         return Directories(self.cluster, playbooks_of(self.site), context.run_id)
 
@@ -128,6 +151,11 @@ class _World:
         self.restore(context).stage(node, context.measure)
         return {"bytes": self.manifest.stream.stored_bytes}
 
+    def replay(self, node: Node, context: StepContext) -> Facts:
+        plan = self.replay_plan
+        reached = self.restore(context).replay(node, plan, context.measure, context.guard)
+        return {"reached": str(reached), "bytes": plan.size_bytes}
+
     def unstage(self, node: Node, context: StepContext) -> Facts:
         self.directories(context).place(node).exchange_back()
         return {}
@@ -150,7 +178,7 @@ class _World:
         return {"old": f"{place.path}/old"}
 
     def begin(self, context: StepContext) -> Facts:
-        self.restore(context).begin(self.spec.began, context.say)
+        self.restore(context).begin(self.spec.began, self.last_gtid, context.say)
         return {}
 
     def form(self, context: StepContext) -> Facts:
@@ -163,13 +191,13 @@ class _World:
         with self.cluster.session(node) as session:
             ensure_home(session)
             hand_over(session, self.claim(context), at_least=int(context.facts[HOLD]["token"]))
-            timeline = begin_timeline(session, f"restore of backup {self.spec.backup_id}")
+            timeline = begin_timeline(session, f"restore of {self.spec.point}")
         for each in self.spec.services:
             remove_migration_account(self.cluster, node, each.service)
         return {"timeline": timeline}
 
     def prove(self, context: StepContext) -> Facts:
-        tables = self.restore(context).prove(self.spec.heads)
+        tables = self.restore(context).prove(self.spec.heads, self.last_gtid, replayed=bool(self.spec.until))
         return {"tables": tables, "note": f"{tables} tables on {len(self.cluster.nodes)} nodes"}
 
     def reopen(self, context: StepContext) -> Facts:
@@ -203,10 +231,11 @@ class _World:
         if failure.exit_code in (130, 143):
             failure.unchanged = failure.unchanged or UpgradeRolledBackError.unchanged
             return failure
+        to = f" --to {self.spec.to}" if self.spec.to else ""
         return UpgradeRolledBackError(
             f"the restore of the cluster failed: {failure}",
             hint="dbha runs show latest     what failed, step by step\n"
-            f"dbha restore {self.spec.backup_id}     once the cause is gone",
+            f"dbha restore {self.spec.backup_id}{to}     once the cause is gone",
         )
 
 
@@ -239,13 +268,27 @@ def whole_restore_plan(spec: WholeRestoreSpec, site: Site, has_ended: Callable[[
     """
     world = _World(spec, site, has_ended)
     nodes = world.cluster.nodes
+    replays = (
+        []
+        if not spec.until
+        else [
+            Stage(
+                tuple(
+                    Step(f"replay:{node}", f"replay the logs beside {node}", partial(world.replay, node))
+                    for node in nodes
+                )
+            )
+        ]
+    )
 
     return Plan(
-        title=f"restore the whole cluster from backup {spec.backup_id}",
+        title=f"restore the whole cluster to {spec.point}" if spec.to
+        else f"restore the whole cluster from {spec.point}",
         forward=(
             once(HOLD, "hold the cluster", world.hold, Step("give-back", "let the cluster go", world.give_back)),
             on_each(nodes, "unpack", "unpack and prove the backup beside", world.stage,
                     ("unpack-undo", "remove what was unpacked on", world.unstage)),
+            *replays,
             once(STOP_SERVERS, "stop all servers", world.stop,
                  Step("start-old", "start the cluster that was there before", world.start_old, world.first_of_old)),
             on_each(nodes, "exchange", "exchange the data directory of", world.exchange,

@@ -139,7 +139,7 @@ class ClusterWorld:
 
 def _target(upgrade: ServiceUpgrade) -> Target:
     before = partial(_checksums_before, upgrade)
-    return Target(upgrade.service, upgrade.databases, dict(upgrade.before), before)
+    return Target(upgrade.service, upgrade.databases, lambda: dict(upgrade.before), before)
 
 
 def _checksums_before(upgrade: ServiceUpgrade, facts: Mapping[str, Facts]) -> Checksums:

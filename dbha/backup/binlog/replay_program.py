@@ -31,6 +31,7 @@ _BLOCK_BYTES = 1 << 20
 _START_DEADLINE_S = 600  # after a kill, the engine recovers first
 _STOP_DEADLINE_S = 600
 _POLL_S = 0.05
+_LEAST_FREE_BYTES = 48 << 20  # a server that cannot write its binary log waits for ever
 _MOST_BYTES = 1 << 30  # the largest packet a server can be set to take
 _POSITION = "SELECT @@GLOBAL.gtid_binlog_pos"
 
@@ -148,7 +149,7 @@ def feed(source: io.BufferedReader, request: dict[str, Any]) -> str:
         try:
             # Accounts can be changed from here on; and this connection stays what it is.
             client.stdin.write(b"FLUSH LOCAL PRIVILEGES;\n")
-            _pass_on(source, client.stdin, statements)
+            _pass_on(source, client.stdin, statements, request["datadir"])
             if statements.complete:
                 client.stdin.write(f"\n{_POSITION};\n".encode())
                 client.stdin.close()
@@ -165,8 +166,10 @@ def feed(source: io.BufferedReader, request: dict[str, Any]) -> str:
     return reached
 
 
-def _pass_on(source: io.BufferedReader, target: IO[bytes], statements: Statements) -> None:
+def _pass_on(source: io.BufferedReader, target: IO[bytes], statements: Statements, datadir: str) -> None:
     while not statements.complete:
+        if shutil.disk_usage(datadir).free < _LEAST_FREE_BYTES:
+            raise ReplayError(f"there is no room left in {datadir}")
         data = source.read1(_BLOCK_BYTES)
         if not data:
             raise ReplayError("the logs ended before their end: nothing more is replayed")

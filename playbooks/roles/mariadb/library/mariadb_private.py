@@ -17,6 +17,8 @@ description:
   - The server is a cluster of one with a name of its own. It begins the history that C(state_uuid) names, at
     C(state_seqno), which makes it durable in the storage engine; that alone makes a node of another history
     unable to join by catching up. It ends one position further, on every node the same.
+  - Its binary logs in the data directory are of the history before, and removed. Transactions are numbered on from
+    C(gtid_seqno), so that numbers never go down.
   - Repeated after an interruption it does the same again, with the same result.
 options:
   datadir: {type: path, required: true, description: The server's data directory. It was stopped cleanly.}
@@ -26,6 +28,7 @@ options:
   user: {type: str, required: true, description: The account of the operating system that the server runs as.}
   state_uuid: {type: str, required: true, description: The history that begins.}
   state_seqno: {type: int, required: true, description: The position that it begins at.}
+  gtid_seqno: {type: int, default: -1, description: The number of the data's last transaction. -1 when it has none.}
   admin_account: {type: str, required: true, description: The administrator's account.}
   admin_password: {type: str, required: true, description: The password that it has from now on.}
   timestamp: {type: int, required: true, description: The time of the change in seconds since 1970.}
@@ -84,6 +87,47 @@ def account_sql(account: str, password: str, timestamp: int) -> str:
         f"CREATE USER IF NOT EXISTS '{name}'@'%';\nALTER USER '{name}'@'%' IDENTIFIED BY '{quoted}' ACCOUNT UNLOCK;\n"
         f"GRANT ALL PRIVILEGES ON *.* TO '{name}'@'%' WITH GRANT OPTION;\n"
     )
+
+
+def option_in(arguments: str, name: str, default: str) -> str:
+    """Return the value of an option among the arguments of a server."""
+    pattern = rf"(?:^|\s)--{name.replace('_', '[-_]')}=(\S+)"
+    found = re.findall(pattern, arguments)
+    return found[-1] if found else default
+
+
+def log_base(datadir: Path, arguments: str) -> "Path | None":
+    """Return what the names of the binary logs begin with; None when they are not in the data directory."""
+    named = option_in(arguments, "log_bin", "")
+    base = datadir / named if named else None
+    return base if base is not None and base.parent == datadir else None
+
+
+def begin_logs(datadir: Path, arguments: str, gtid_seqno: int) -> None:
+    """Remove the binary logs, which are of another history, and leave the number that their server goes on from.
+
+    A server that has no log takes up what the file `.state` says (MariaDB source, do_binlog_recovery), and a cluster
+    that begins on restored data counts on from the number that is there in its own domain.
+    """
+    base = log_base(datadir, arguments)
+    if base is None:
+        return
+    for log in sorted(datadir.glob(f"{base.name}.*")):
+        log.unlink()
+    if gtid_seqno < 0:
+        return
+    domain = option_in(arguments, "wsrep_gtid_domain_id", "0")
+    state = base.with_name(f"{base.name}.state")
+    state.write_text(f"{domain}-{option_in(arguments, 'server_id', '1')}-{gtid_seqno}\n", encoding="ascii")
+    if os.geteuid() == 0:
+        owner = datadir.stat()
+        os.chown(state, owner.st_uid, owner.st_gid)
+
+
+def arguments_of(defaults_file: str) -> str:
+    """Return the arguments that a server has from its configuration."""
+    argv = ["mariadbd", f"--defaults-file={defaults_file}", "--print-defaults"]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
 
 
 def servers_on(datadir: str) -> list[int]:
@@ -195,12 +239,13 @@ def main() -> None:
     """Do what the task says."""
     path = {"type": "path", "required": True}
     text = {"type": "str", "required": True}
-    number = {"type": "int", "required": True}
+    integer = {"type": "int", "required": True}
     module = AnsibleModule(
         supports_check_mode=True,
         argument_spec={
             "datadir": path, "scratch": path, "socket": path, "defaults_file": path, "user": text,
-            "state_uuid": text, "state_seqno": number, "timestamp": number, "admin_account": text,
+            "state_uuid": text, "state_seqno": integer, "timestamp": integer, "admin_account": text,
+            "gtid_seqno": {"type": "int", "default": -1},
             "admin_password": {**text, "no_log": True}, "timeout_s": {"type": "int", "default": 300},
         },
     )  # fmt: skip
@@ -214,6 +259,7 @@ def main() -> None:
         scratch.mkdir(mode=0o700)
         if os.geteuid() == 0:
             shutil.chown(scratch, parameters["user"])
+        begin_logs(datadir, arguments_of(parameters["defaults_file"]), parameters["gtid_seqno"])
         write_state(datadir, parameters["state_uuid"], parameters["state_seqno"])
         run_once(parameters)
         seqno = position(datadir, parameters["state_uuid"])
