@@ -21,6 +21,7 @@ from dbha.backup.store import Status, StoredBackup
 from dbha.errors import BusyError, FoundWrongError, UsageError
 
 PARTIAL, FAILED, DELETING = ".partial", ".failed", ".deleting"
+_FORMS = ("", PARTIAL, FAILED, DELETING)  # of a name; the first that is there is the one that counts
 MANIFEST, VERIFICATION, FAILURE, LOG = "manifest.json", "verification.json", "failure.json", "backup.log"
 MARK = "keep.json"
 _PATIENCE_S, _PAUSE_S = 1.0, 0.01  # longer than those who only look hold the lock of a draft
@@ -115,8 +116,12 @@ class DirectoryStore:
     def _look_once(self) -> tuple[StoredBackup, ...]:
         if not self.directory.is_dir():
             return ()
-        places = [place for place in self.directory.iterdir() if BACKUP_ID.fullmatch(place.name[:21])]
-        return judged([_look(place) for place in sorted(places)])
+        names = {place.name for place in self.directory.iterdir() if place.is_dir()}
+        ids = sorted({name[:21] for name in names if BACKUP_ID.fullmatch(name[:21])})
+        forms = [[each for each in _FORMS if f"{backup_id}{each}" in names] for backup_id in ids]
+        # What else lies there, say a copy made by hand, is nobody's: nothing must be done to an id because of it.
+        found = [f"{backup_id}{each[0]}" for backup_id, each in zip(ids, forms, strict=True) if each]
+        return judged([_look(self.directory / name) for name in found])
 
     def _whole(self, backup_id: str) -> Path:
         """Return where a backup is that was complete once. Raises UsageError when there is none, or none any more."""
@@ -126,7 +131,7 @@ class DirectoryStore:
         return place
 
     def _place(self, backup_id: str) -> Path | None:
-        names = (backup_id, *(f"{backup_id}{suffix}" for suffix in (PARTIAL, FAILED, DELETING)))
+        names = [f"{backup_id}{form}" for form in _FORMS]
         return next((self.directory / name for name in names if (self.directory / name).is_dir()), None)
 
 
@@ -203,20 +208,43 @@ def _look(place: Path) -> StoredBackup:
         backup_id, Status.COMPLETE, "", manifest.stream.stored_bytes, manifest, _read_verification(place),
         _read_mark(place, backup_id),
     )  # fmt: skip
-    if found.verification is None or found.verification.outcome == "good":
-        return found
-    return replace(found, status=Status.BAD, reason=found.verification.problem)
+    problem = _problem(place, manifest)
+    if found.verification is not None and found.verification.outcome == "bad":
+        problem = found.verification.problem
+    return replace(found, status=Status.BAD, reason=problem) if problem else found
+
+
+def _problem(place: Path, manifest: Manifest) -> str:
+    """Return what anybody can see to be wrong with a backup, in words; empty when nothing is."""
+    try:
+        size_bytes = (place / manifest.stream.file).stat().st_size
+        (place / manifest.definitions.file).stat()
+    except OSError as error:
+        if not place.is_dir():  # it was deleted just now
+            raise
+        return f"{Path(error.filename).name} cannot be read: {error.strerror}"
+    if size_bytes != manifest.stream.stored_bytes:
+        return f"its stream has {size_bytes} bytes instead of {manifest.stream.stored_bytes}"
+    return ""
 
 
 def _why_not_complete(place: Path, suffix: str) -> tuple[Status, str]:
     if suffix == FAILED:
         try:
-            return Status.FAILED, str(json.loads((place / FAILURE).read_bytes())["reason"])
-        except (OSError, ValueError, KeyError):
-            return Status.FAILED, "its reason cannot be read"
+            return Status.FAILED, reason_in((place / FAILURE).read_bytes())
+        except OSError:
+            return Status.FAILED, reason_in(b"")
     if _is_locked(place):
         return Status.WRITING, "it is being written"
     return Status.INTERRUPTED, "its deletion was cut off" if suffix == DELETING else "its writing was cut off"
+
+
+def reason_in(content: bytes) -> str:
+    """Return why a backup failed, from what `abandon` left; what cannot be read is one reason more."""
+    try:
+        return str(json.loads(content)["reason"])
+    except (ValueError, KeyError, TypeError):
+        return "its reason cannot be read"
 
 
 def _read_manifest(place: Path) -> Manifest:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import BinaryIO
 
 from dbha.backup.chains import judged
-from dbha.backup.directory_store import FAILURE, LOG, MANIFEST, MARK, VERIFICATION
+from dbha.backup.directory_store import FAILURE, LOG, MANIFEST, MARK, VERIFICATION, reason_in
 from dbha.backup.keep import KeepMark, unreadable_mark
 from dbha.backup.manifest import BACKUP_ID, Manifest, Verification, sealed, unsealed
 from dbha.backup.objects import Objects
@@ -127,6 +127,8 @@ class RemoteStore:
             return StoredBackup(backup_id, Status.DAMAGED, str(error), sum(sizes.values()), mark=mark)
         verification = self._verification(backup_id) if VERIFICATION in sizes else None
         problem = problem_of(parts_of(sizes), manifest.stream.stored_bytes)
+        if manifest.definitions.file not in sizes:
+            problem = f"{manifest.definitions.file} is missing"
         if verification is not None and verification.outcome == "bad":
             problem = verification.problem
         return StoredBackup(
@@ -166,10 +168,9 @@ class RemoteStore:
 
     def _why_not_complete(self, backup_id: str, sizes: Mapping[str, int]) -> tuple[Status, str]:
         if FAILURE in sizes:
-            try:
-                return Status.FAILED, str(json.loads(self._read(backup_id, FAILURE))["reason"])
-            except (FoundWrongError, ValueError, KeyError):
-                return Status.FAILED, "its reason cannot be read"
+            with contextlib.suppress(FoundWrongError):
+                return Status.FAILED, reason_in(self._read(backup_id, FAILURE))
+            return Status.FAILED, reason_in(b"")
         if self._is_written(backup_id, sizes):
             return Status.WRITING, "it is being written"
         return Status.INTERRUPTED, "its writing or its deletion was cut off"

@@ -1,156 +1,427 @@
-"""What a directory store lists after any sequence of what can happen to backups, also when it is cut off."""
+"""What a store lists after any sequence of what can happen to backups, with crashes at every change, and with damage.
 
+`list` never raises; what it shows as complete is whole as far as anybody can see without reading all of it; what was
+published is there until it is deleted; `latest` is never a backup that is known to be bad.
+"""
+
+import contextlib
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from dbha.backup.directory_store import DirectoryDraft, DirectoryStore
+from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.keep import KeepMark
 from dbha.backup.manifest import Verification
-from dbha.backup.store import Status
-from dbha.errors import BusyError, UsageError
+from dbha.backup.remote_names import WRITER
+from dbha.backup.remote_store import RemoteStore
+from dbha.backup.store import Draft, Status, Store, StoredBackup, resolve
+from dbha.backup.writer import Writer, this_kernel
+from dbha.errors import BusyError, FoundWrongError, UsageError
+from tests.unit.memory_objects import Memory
 from tests.unit.test_backup_store import DEFINITIONS, manifest_of
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 CONTENT = DEFINITIONS.model_dump_json(by_alias=True).encode()
+STREAM = b"stream"
+NOT_RUNNING = Writer(kernel=this_kernel(), process=2**22 + 1, started=1)
+SPOILT = (Status.BAD, Status.DAMAGED)
+UNFINISHED = (Status.WRITING, Status.INTERRUPTED, Status.FAILED)
+
+
+class CrashError(BaseException):
+    """The process ends here; nothing that a program does against errors happens."""
+
+
+class _Mortal:
+    """Lets this process survive so many more changes of the files below a directory."""
+
+    def __init__(self) -> None:
+        self.below, self.left = "", -1
+        sys.addaudithook(self._before)  # for good: Python has no way to take one back
+
+    def _before(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.left < 0 or event not in _CHANGES or not str(arguments[0]).startswith(self.below):
+            return
+        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return
+        if not self.left:
+            self.left = -1
+            raise CrashError(f"{event} {arguments[0]}")
+        self.left -= 1
+
+
+_CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
+_mortal = _Mortal()
+
+
+class Place(Protocol):
+    """Where the backups of a machine lie, and what can happen there behind the store's back."""
+
+    store: Store
+
+    def dying_after(self, changes: int) -> contextlib.AbstractContextManager[None]:
+        """Raise CrashError instead of the change after so many."""
+
+    def its_process_is_gone(self, backup_id: str, draft: Draft | None) -> None:
+        """Leave a draft as the kernel leaves it when its writer was killed."""
+
+    def files(self, backup_id: str) -> list[str]: ...
+
+    def spoil(self, backup_id: str, file: str, change: Callable[[bytes], bytes | None]) -> None:
+        """Change a file of a backup; None removes it."""
+
+    def remove(self) -> None: ...
+
+
+class DirectoryPlace:
+    def __init__(self) -> None:
+        self._root = Path(tempfile.mkdtemp(prefix="dbha-test-"))
+        self.store = DirectoryStore(self._root / "store")
+
+    @contextmanager
+    def dying_after(self, changes: int) -> Iterator[None]:
+        _mortal.below, _mortal.left = str(self.store.directory), changes
+        try:
+            yield
+        finally:
+            _mortal.left = -1
+
+    def its_process_is_gone(self, backup_id: str, draft: Any) -> None:
+        if draft is not None:
+            draft._stream.close()
+        for descriptor in Path("/proc/self/fd").iterdir():  # also what a draft held that never came to be
+            with contextlib.suppress(OSError):
+                if str(descriptor.readlink()).startswith(str(self.store.directory / backup_id)):
+                    os.close(int(descriptor.name))
+
+    def files(self, backup_id: str) -> list[str]:
+        return sorted(str(path.relative_to(self._root)) for path in self._root.glob(f"store/{backup_id}*/*"))
+
+    def spoil(self, backup_id: str, file: str, change: Callable[[bytes], bytes | None]) -> None:
+        path = self._root / file
+        if (changed := change(path.read_bytes())) is None:
+            path.unlink()
+        else:
+            path.write_bytes(changed)
+
+    def remove(self) -> None:
+        shutil.rmtree(self._root)
+
+
+class MortalMemory(Memory):
+    """Objects in memory, for a process that survives so many more changes of them."""
+
+    left = -1
+
+    def put(self, name: str, content: bytes) -> None:
+        self._change()
+        super().put(name, content)
+
+    def delete(self, name: str) -> None:
+        self._change()
+        super().delete(name)
+
+    def _change(self) -> None:
+        if not self.left:
+            raise CrashError
+        self.left -= 1
+
+
+class ObjectsPlace:
+    def __init__(self) -> None:
+        self._objects = MortalMemory()
+        self._objects.where = f"store {id(self)}"
+        self.store = RemoteStore(self._objects, part_bytes=4)
+
+    @contextmanager
+    def dying_after(self, changes: int) -> Iterator[None]:
+        self._objects.left = changes
+        try:
+            yield
+        finally:
+            self._objects.left = -1
+
+    def its_process_is_gone(self, backup_id: str, draft: Draft | None) -> None:
+        note = f"{backup_id}/{WRITER}"
+        if note in self._objects.content:
+            self._objects.content[note] = NOT_RUNNING.model_dump_json(by_alias=True).encode()
+
+    def files(self, backup_id: str) -> list[str]:
+        return sorted(name for name in self._objects.content if name.startswith(f"{backup_id}/"))
+
+    def spoil(self, backup_id: str, file: str, change: Callable[[bytes], bytes | None]) -> None:
+        if (changed := change(self._objects.content[file])) is None:
+            del self._objects.content[file]
+        else:
+            self._objects.content[file] = changed
+
+    def remove(self) -> None:
+        pass
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What is to be seen of one backup."""
+class Known:
+    """What may be seen of one backup; `spoilt` once anything was done to its files."""
 
-    status: Status
-    verified: bool = False
+    may_be: tuple[Status, ...]
+    found_bad: bool = False
+    spoilt: bool = False
     mark: KeepMark | None = None
 
 
 class Catalogue(RuleBasedStateMachine):
-    """A store beside a model of it: both are told the same, and have to show the same at every moment."""
+    """A store beside a model of it, which knows what may be seen of each backup."""
 
-    drafts: Bundle[str] = Bundle("drafts")
-    whole: Bundle[str] = Bundle("whole")
+    new_place: Callable[[], Any]
+    ids: Bundle[str] = Bundle("ids")
 
     def __init__(self) -> None:
         super().__init__()
-        self.store = DirectoryStore(Path(tempfile.mkdtemp(prefix="dbha-test-")) / "store")
-        self.open: dict[str, DirectoryDraft] = {}
-        self.model: dict[str, Expected] = {}
+        self.place = type(self).new_place()
+        self.store = self.place.store
+        self.open: dict[str, Draft] = {}
+        self.model: dict[str, Known] = {}
 
     def teardown(self) -> None:
-        for draft in self.open.values():
-            draft.abandon("the test ended", b"")
-        shutil.rmtree(self.store.directory.parent)
+        for backup_id, draft in self.open.items():
+            draft.leave()
+            self.place.its_process_is_gone(backup_id, draft)
+        self.place.remove()
 
-    @rule(target=drafts, second=st.integers(0, 5))
-    def begin(self, second: int) -> str:
-        backup_id = f"20261123T04300{second}Z-0001"
-        if backup_id in self.model:
-            with pytest.raises(UsageError):
-                self.store.begin(backup_id)
-        else:
-            self.open[backup_id] = self.store.begin(backup_id)
-            self.open[backup_id].write(b"stream")
-            self.model[backup_id] = Expected(Status.WRITING)
-        return backup_id
+    # --- what happens; `dies_after` so many changes, if it comes to that
 
-    @rule(target=whole, backup_id=consumes(drafts))
-    def publish(self, backup_id: str) -> str:
-        if backup_id in self.open:
-            self.open.pop(backup_id).publish(CONTENT, manifest_of(backup_id, CONTENT))
-            self.model[backup_id] = Expected(Status.COMPLETE)
-        return backup_id
+    @rule(target=ids, second=st.integers(0, 4))
+    def an_id(self, second: int) -> str:
+        return f"20261123T04300{second}Z-0001"
 
-    @rule(backup_id=drafts)
-    def abandon(self, backup_id: str) -> None:
-        if backup_id in self.open:
-            self.open.pop(backup_id).abandon("why", b"log")
-            self.model[backup_id] = Expected(Status.FAILED)
-
-    @rule(backup_id=drafts)
-    def its_process_ends(self, backup_id: str) -> None:
-        if backup_id in self.open:
-            draft = self.open.pop(backup_id)
-            draft._stream.close()
-            os.close(draft._lock)
-            self.model[backup_id] = Expected(Status.INTERRUPTED)
-
-    @rule(backup_id=whole, good=st.booleans())
-    def verify(self, backup_id: str, good: bool) -> None:
+    @rule(backup_id=ids, go_on=st.booleans(), dies_after=st.integers(0, 6))
+    def begin(self, backup_id: str, go_on: bool, dies_after: int) -> None:
         known = self.model.get(backup_id)
-        if known and known.status in (Status.COMPLETE, Status.BAD):
-            found = Verification(
-                backup=backup_id, outcome="good" if good else "bad", problem="" if good else "why", when=NOW,
-                stream_sha256=hashlib.sha256(b"stream").hexdigest(), tool_version="1", dbha_version="1",
-            )  # fmt: skip
+        refused: tuple[type[Exception], ...] = ()
+        if known and backup_id in self.open:
+            refused = (BusyError, UsageError)
+        elif known and (not go_on or not set(known.may_be) <= set(UNFINISHED)):
+            refused = (UsageError,)
+        if refused:
+            with pytest.raises(refused):
+                self.store.begin(backup_id, go_on=go_on)
+            return
+        before = known.may_be if known else ()
+        if self._looks_written(backup_id):
+            return
+        with self._dying(backup_id, dies_after, (*before, Status.INTERRUPTED), or_gone=True):
+            draft = self.store.begin(backup_id, go_on=go_on)
+            self.open[backup_id] = draft
+            for _ in draft.kept():
+                pass
+            self.model[backup_id] = Known((Status.WRITING,))
+
+    @rule(backup_id=ids, dies_after=st.integers(0, 9))
+    def write_and_publish(self, backup_id: str, dies_after: int) -> None:
+        if (draft := self.open.get(backup_id)) is None:
+            return
+        if kept := sum(map(len, draft.kept())):  # of an attempt before
+            draft.abandon("no need of two halves", b"")
+            self.open.pop(backup_id)
+            self.model[backup_id] = Known((Status.FAILED,))
+            assert kept <= len(STREAM) * 9
+            return
+        with self._dying(backup_id, dies_after, (Status.INTERRUPTED, Status.COMPLETE)):
+            draft.write(STREAM)
+            draft.publish(CONTENT, manifest_of(backup_id, CONTENT))
+            self.open.pop(backup_id)
+            self.model[backup_id] = Known((Status.COMPLETE,))
+
+    @rule(backup_id=ids)
+    def write(self, backup_id: str) -> None:
+        if backup_id in self.open:
+            self.open[backup_id].write(STREAM)
+            with self._dying(backup_id, 0, (Status.INTERRUPTED,)):
+                raise CrashError
+
+    @rule(backup_id=ids, dies_after=st.integers(0, 7))
+    def abandon(self, backup_id: str, dies_after: int) -> None:
+        if (draft := self.open.get(backup_id)) is not None:
+            with self._dying(backup_id, dies_after, (Status.INTERRUPTED, Status.FAILED)):
+                draft.abandon("why", b"log")
+                self.open.pop(backup_id)
+                self.model[backup_id] = Known((Status.FAILED,))
+
+    @rule(backup_id=ids, dies_after=st.integers(0, 2))
+    def leave(self, backup_id: str, dies_after: int) -> None:
+        if (draft := self.open.get(backup_id)) is not None:
+            with self._dying(backup_id, dies_after, (Status.INTERRUPTED,)):
+                draft.leave()
+                self.open.pop(backup_id)
+                self.model[backup_id] = Known((Status.INTERRUPTED,))
+            if not self.place.files(backup_id):
+                self._may_be_gone(backup_id)
+
+    @rule(backup_id=ids, good=st.booleans(), dies_after=st.integers(0, 3))
+    def verify(self, backup_id: str, good: bool, dies_after: int) -> None:
+        known = self.model.get(backup_id)
+        if known is None or not set(known.may_be) <= {Status.COMPLETE, Status.BAD} or known.spoilt:
+            return
+        found = Verification(
+            backup=backup_id, outcome="good" if good else "bad", problem="" if good else "why", when=NOW,
+            stream_sha256=hashlib.sha256(STREAM).hexdigest(), tool_version="1", dbha_version="1",
+        )  # fmt: skip
+        after = Status.COMPLETE if good else Status.BAD
+        with self._dying(backup_id, dies_after, (*known.may_be, after)):
             self.store.record_verification(found)
-            status = Status.COMPLETE if good else Status.BAD
-            self.model[backup_id] = Expected(status, verified=good, mark=known.mark)
+            self.model[backup_id] = replace(known, may_be=(after,), found_bad=not good)
 
-    @rule(backup_id=st.one_of(drafts, whole), kept=st.booleans(), note=st.text(max_size=5))
-    def mark(self, backup_id: str, kept: bool, note: str) -> None:
-        mark = KeepMark(backup=backup_id, kept=kept, note=note, when=NOW)
-        known = self.model.get(backup_id)
-        if known and known.status in (Status.COMPLETE, Status.BAD, Status.DAMAGED):
+    @rule(backup_id=ids, kept=st.booleans(), dies_after=st.integers(0, 3))
+    def mark(self, backup_id: str, kept: bool, dies_after: int) -> None:
+        mark, known = KeepMark(backup=backup_id, kept=kept, when=NOW), self.model.get(backup_id)
+        if known is None or set(known.may_be) & set(UNFINISHED):
+            return
+        with self._dying(backup_id, dies_after, known.may_be):
             self.store.record_mark(mark)
-            self.model[backup_id] = Expected(known.status, known.verified, mark)
-        else:
-            with pytest.raises(UsageError):
-                self.store.record_mark(mark)
+            self.model[backup_id] = replace(known, mark=mark)
 
-    @rule(backup_id=whole)
-    def its_manifest_is_damaged(self, backup_id: str) -> None:
+    @rule(backup_id=ids, dies_after=st.integers(0, 8))
+    def delete(self, backup_id: str, dies_after: int) -> None:
         known = self.model.get(backup_id)
-        if known and known.status in (Status.COMPLETE, Status.BAD):
-            (self.store.directory / backup_id / "manifest.json").write_bytes(b"{}")
-            self.model[backup_id] = Expected(Status.DAMAGED, mark=known.mark)
-
-    @rule(backup_id=st.one_of(drafts, whole))
-    def delete(self, backup_id: str) -> None:
-        if backup_id not in self.model:
-            with pytest.raises(UsageError):
+        if known is None or backup_id in self.open:
+            with pytest.raises(UsageError if known is None else BusyError):
                 self.store.delete(backup_id)
-        elif backup_id in self.open:
-            with pytest.raises(BusyError):
-                self.store.delete(backup_id)
-        else:
+            return
+        if self._looks_written(backup_id):
+            return
+        with self._dying(backup_id, dies_after, (*known.may_be, Status.INTERRUPTED), or_gone=True):
             self.store.delete(backup_id)
             del self.model[backup_id]
 
-    @rule(backup_id=whole)
-    def its_deletion_is_cut_off(self, backup_id: str) -> None:
-        known = self.model.get(backup_id)
-        if known and known.status in (Status.COMPLETE, Status.BAD, Status.DAMAGED):
-            place = self.store.directory / backup_id
-            place.rename(place.with_name(f"{backup_id}.deleting"))
-            (place.with_name(f"{backup_id}.deleting") / "manifest.json").unlink()
-            self.model[backup_id] = Expected(Status.INTERRUPTED)
+    @rule(
+        backup_id=ids,
+        number=st.integers(0, 9),
+        change=st.sampled_from([
+            lambda old: None, lambda old: b"", lambda old: old[:-1], lambda old: b"[]", lambda old: b"\xff" + old[1:],
+            lambda old: old[:9] + bytes([old[9] ^ 1]) + old[10:] if len(old) > 9 else b"{}",
+        ]),
+    )  # fmt: skip
+    def something_is_spoilt(
+        self, backup_id: str, number: int, change: Callable[[bytes], bytes | None]
+    ) -> None:
+        files, known = self.place.files(backup_id), self.model.get(backup_id)
+        if known is None or not files or backup_id in self.open:
+            return
+        file = files[number % len(files)]
+        self.place.spoil(backup_id, file, change)
+        may_be: tuple[Status, ...]
+        if not self.place.files(backup_id):
+            self._may_be_gone(backup_id)
+        if backup_id not in self.model:
+            return
+        if set(known.may_be) <= set(UNFINISHED):
+            may_be = UNFINISHED  # a note or a reason less, but never a backup more
+        elif file.endswith("verification.json"):
+            may_be = (*known.may_be, Status.COMPLETE)
+            known = replace(known, found_bad=False)
+        elif file.endswith("manifest.json"):
+            may_be = (*SPOILT, Status.INTERRUPTED)  # elsewhere a backup is there because of its manifest
+        else:
+            may_be = (*known.may_be, Status.BAD)
+        self.model[backup_id] = replace(known, may_be=tuple(dict.fromkeys(may_be)), spoilt=True, mark=None)
 
-    @precondition(lambda self: self.model)
-    @invariant()
-    def nothing_is_left_that_nobody_lists(self) -> None:
-        assert len(list(self.store.directory.iterdir())) == len(self.model)
+    @contextmanager
+    def _dying(
+        self, backup_id: str, after: int, may_be: tuple[Status, ...], *, or_gone: bool = False
+    ) -> Iterator[None]:
+        """Act for a process that survives `after` changes, and then look at which of `may_be` it left."""
+        known = self.model.get(backup_id) or Known(())
+        try:
+            with self.place.dying_after(after):
+                yield
+        except CrashError:
+            self.place.its_process_is_gone(backup_id, self.open.pop(backup_id, None))
+            found = self._shown().get(backup_id)
+            assert found is not None or or_gone, f"{backup_id} is lost"
+            if found is None:
+                self.model.pop(backup_id, None)
+                return
+            assert found.status in may_be, found
+            assert found.mark in (known.mark, None) or found.mark.backup == backup_id
+            is_bad = found.status is Status.BAD and not known.spoilt
+            self.model[backup_id] = replace(known, may_be=(found.status,), found_bad=is_bad, mark=found.mark)
+
+    def _may_be_gone(self, backup_id: str) -> None:
+        """Forget a backup of which there is nothing any more where only files tell of one."""
+        if backup_id not in self._shown():
+            self.model.pop(backup_id, None)
+
+    def _looks_written(self, backup_id: str) -> bool:
+        """Tell whether a draft whose writer's note was spoilt is believed to be written, and so refused."""
+        if (found := self._shown().get(backup_id)) is None or found.status is not Status.WRITING:
+            return False
+        for refused in (self.store.delete, self.store.begin):
+            with pytest.raises((BusyError, UsageError)):
+                refused(backup_id)
+        return True
+
+    # --- what has to be true at every moment
+
+    def _shown(self) -> dict[str, StoredBackup]:
+        found = self.store.list()
+        assert [each.id for each in found] == sorted({each.id for each in found})
+        return {each.id: each for each in found}
 
     @invariant()
     def it_shows_what_happened(self) -> None:
-        shown = {each.id: Expected(each.status, each.verified, each.mark) for each in self.store.list()}
-        assert shown == self.model
-        assert list(shown) == sorted(shown)
+        shown = self._shown()
+        assert shown.keys() == self.model.keys()
+        for backup_id, known in self.model.items():
+            found = shown[backup_id]
+            assert found.status in known.may_be, found
+            if not known.spoilt:
+                assert found.mark == known.mark
+            if known.mark is not None and found.status is Status.COMPLETE:
+                assert found.mark is not None
+
+    @invariant()
+    def what_counts_is_whole(self) -> None:
+        for backup_id, found in self._shown().items():
+            if found.status is Status.COMPLETE and not self.model[backup_id].spoilt:
+                assert found.manifest == manifest_of(backup_id, CONTENT)
+                assert self.store.definitions_file(backup_id) == CONTENT
+                with self.store.open_stream(backup_id) as stream:
+                    assert stream.read() == STREAM
+
+    @invariant()
+    def the_latest_is_none_that_is_known_to_be_bad(self) -> None:
+        with contextlib.suppress(FoundWrongError):
+            latest = resolve(self.store.list(), "latest")
+            assert not self.model[latest].found_bad
+            assert self.store.manifest(latest).id == latest
+            self.store.open_stream(latest).close()
 
 
-TestCatalogue = Catalogue.TestCase
-TestCatalogue.settings = settings(
-    max_examples=60,
-    stateful_step_count=30,
-    deadline=None,
-    # Every step flushes files to a disk that others use, too; and rules wait for one another.
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+class InADirectory(Catalogue):
+    new_place = DirectoryPlace
+
+
+class OfObjects(Catalogue):
+    new_place = ObjectsPlace
+
+
+TestInADirectory = InADirectory.TestCase
+TestOfObjects = OfObjects.TestCase
+# Every step flushes files to a disk that others use, too; and rules wait for one another.
+SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+STEPS = settings(max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=SLOW)
+TestInADirectory.settings = STEPS
+TestOfObjects.settings = STEPS

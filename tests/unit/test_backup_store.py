@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -149,15 +150,15 @@ def test_a_cut_off_deletion_is_finished_by_the_next(store: DirectoryStore) -> No
 
 
 @pytest.mark.parametrize(
-    ("file", "damage"),
+    ("file", "damage", "expected"),
     [
-        ("manifest.json", b"{}"),
-        ("manifest.json", None),
-        ("definitions.json", b"{}"),
-        ("definitions.json", None),
+        ("manifest.json", b"{}", Status.DAMAGED),
+        ("manifest.json", None, Status.DAMAGED),
+        ("definitions.json", b"{}", Status.COMPLETE),  # only who reads it can tell
+        ("definitions.json", None, Status.BAD),
     ],
 )
-def test_damage_is_found(store: DirectoryStore, file: str, damage: bytes | None) -> None:
+def test_damage_is_found(store: DirectoryStore, file: str, damage: bytes | None, expected: Status) -> None:
     complete(store, FIRST)
     path = store.directory / FIRST / file
     if damage is None:
@@ -166,7 +167,6 @@ def test_damage_is_found(store: DirectoryStore, file: str, damage: bytes | None)
         path.write_bytes(damage)
     with pytest.raises(FoundWrongError):
         definitions_of(store, store.manifest(FIRST))
-    expected = Status.DAMAGED if file == "manifest.json" else Status.COMPLETE
     assert only(store).status is expected
 
 
@@ -210,10 +210,42 @@ def test_a_verification_holds_for_the_stream_it_saw(store: DirectoryStore) -> No
     assert only(store).verification is None
 
 
-def test_what_is_no_backup_is_left_alone(store: DirectoryStore) -> None:
+@pytest.mark.parametrize("name", ["notes", f"{FIRST}.bak", f"{FIRST}.old", f"{FIRST}x", SECOND])
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_what_is_no_backup_is_left_alone(store: DirectoryStore, name: str, kind: str) -> None:
+    """A copy made by hand would look like an interrupted backup of the same id, and the whole one would be pruned."""
     complete(store, FIRST)
-    (store.directory / "notes").mkdir()
-    assert len(store.list()) == 1
+    stray = store.directory / name
+    shutil.copytree(store.directory / FIRST, stray) if kind == "directory" else stray.write_bytes(b"")
+    shown = {each.id: each.status for each in store.list()}
+    assert shown == {FIRST: Status.COMPLETE} | (
+        {SECOND: Status.DAMAGED} if (name, kind) == (SECOND, "directory") else {}
+    )
+
+
+def test_a_whole_backup_counts_more_than_a_draft_of_its_id(store: DirectoryStore) -> None:
+    complete(store, FIRST)
+    (store.directory / f"{FIRST}.partial").mkdir()
+    assert only(store).status is Status.COMPLETE
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 5, None])
+def test_a_stream_that_is_cut_or_gone_is_seen_without_reading_it(
+    store: DirectoryStore, kept_bytes: int | None
+) -> None:
+    manifest = complete(store, FIRST)
+    stream = store.directory / FIRST / manifest.stream.file
+    stream.unlink() if kept_bytes is None else os.truncate(stream, kept_bytes)
+    assert (only(store).status, "stream" in only(store).reason) == (Status.BAD, True)
+    with pytest.raises(FoundWrongError, match="no complete backup"):
+        resolve(store.list(), "latest")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"5", b"{}", b"\xff", b'{"reason'])
+def test_a_reason_that_cannot_be_read_hides_nothing(store: DirectoryStore, content: bytes) -> None:
+    store.begin(FIRST).abandon("why", b"")
+    (store.directory / f"{FIRST}.failed/failure.json").write_bytes(content)
+    assert (only(store).status, only(store).reason) == (Status.FAILED, "its reason cannot be read")
 
 
 def test_who_lists_while_others_publish_and_delete_sees_all_that_stays(store: DirectoryStore) -> None:

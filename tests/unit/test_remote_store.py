@@ -1,7 +1,6 @@
 """What lies in a store of objects at every moment of a backup's life, and how patient dbha is with such a store."""
 
 import hashlib
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.keep import UNREADABLE, KeepMark
 from dbha.backup.levels import Level
 from dbha.backup.manifest import DefinitionsFile, Manifest, StreamFile, Verdict, Verification, sealed
-from dbha.backup.objects import PatientObjects, StoredObject, StoreLostError, StoreUnreachableError
+from dbha.backup.objects import PatientObjects, StoreLostError, StoreUnreachableError
 from dbha.backup.remote_names import WRITER, by_backup, part_of, parts_of, problem_of
 from dbha.backup.remote_store import RemoteStore
 from dbha.backup.store import Status, StoredBackup
@@ -20,6 +19,7 @@ from dbha.backup.stored_bytes import definitions_of
 from dbha.backup.verdicts import record_verdict
 from dbha.backup.writer import SILENT_S, Writer, is_at_work, this_kernel, this_process
 from dbha.errors import BackupFailedError, BusyError, FoundWrongError, UnsafeError, UsageError
+from tests.unit.memory_objects import Memory
 from tests.unit.test_backup_manifest import MANIFEST
 from tests.unit.test_backup_store import DEFINITIONS, FIRST, SECOND
 
@@ -29,58 +29,6 @@ CONTENT = DEFINITIONS.model_dump_json(by_alias=True).encode()
 NOT_RUNNING = Writer(kernel=this_kernel(), process=2**22 + 1, started=1)
 KEPT = KeepMark(backup=FIRST, kept=True, note="before the move", when=datetime(2026, 11, 23, tzinfo=UTC))
 ELSEWHERE = Writer(kernel="another boot", process=1, started=1)
-
-
-class Memory:
-    """Objects in memory. `lost` of the next requests are not answered, and only `puts_left` more puts work."""
-
-    where = "store `memory`"
-
-    def __init__(self) -> None:
-        self.content: dict[str, bytes] = {}
-        self.ages_s: dict[str, float] = {}
-        self.lost = 0
-        self.puts: list[str] = []
-        self.puts_left = 1 << 30
-
-    def put(self, name: str, content: bytes) -> None:
-        self._answer()
-        if self.puts_left == 0:
-            raise StoreUnreachableError("no room")
-        self.puts_left -= 1
-        self.puts.append(name)
-        self.content[name] = content
-
-    def get(self, name: str) -> bytes:
-        self._answer()
-        if name not in self.content:
-            raise FileNotFoundError(name)
-        return self.content[name]
-
-    def list(self, prefix: str) -> Iterable[StoredObject]:
-        self._answer()
-        return [
-            StoredObject(name, len(found)) for name, found in self.content.items() if name.startswith(prefix)
-        ]
-
-    def delete(self, name: str) -> None:
-        self._answer()
-        self.content.pop(name, None)
-
-    def age_s(self, name: str) -> float:
-        self.get(name)
-        return self.ages_s.get(name, 0.0)
-
-    def free_bytes(self) -> int | None:
-        return None
-
-    def close(self) -> None:
-        pass
-
-    def _answer(self) -> None:
-        if self.lost:
-            self.lost -= 1
-            raise StoreLostError("store `memory` does not answer")
 
 
 @pytest.fixture
@@ -232,6 +180,9 @@ def test_what_is_spoilt_is_found(store: RemoteStore, memory: Memory) -> None:
     assert only(store).reason == "part 3 is missing"
     with pytest.raises(FoundWrongError, match="part 3 is missing"):
         store.open_stream(FIRST)
+    memory.content[name] = whole
+    del memory.content[f"{FIRST}/definitions.json"]
+    assert (only(store).status, only(store).reason) == (Status.BAD, "definitions.json is missing")
     memory.content[f"{FIRST}/manifest.json"] += b" "
     assert only(store).status is Status.DAMAGED
 
