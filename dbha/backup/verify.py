@@ -83,7 +83,7 @@ def verify(
         if (
             keep
             and _may_be_used(store, manifest, level)
-            and (when := tree.proven(definitions_of(store, manifest, identities)))
+            and (when := _proven(store, tree, manifest, identities))
         ):
             return _kept(_verdict(manifest, level, tool_version, when), manifest, tree.path)
         return _judged(
@@ -93,6 +93,14 @@ def verify(
             tool_version,
             lambda: _prove(store, chain, identities, tree, on_bytes, on_count, level, keep),
         )
+
+
+def _proven(store: Store, tree: Prepared, manifest: Manifest, identities: Identities) -> datetime | None:
+    """Return when the kept tree was proven; None when it was not, or cannot be compared with the definitions."""
+    try:
+        return tree.proven(definitions_of(store, manifest, identities))
+    except FoundWrongError:  # proving it anew finds the same, and records it
+        return None
 
 
 @dataclass(frozen=True, slots=True)
