@@ -233,7 +233,10 @@ class NodePlace:
 
     def _failed(self, what: str, stderr: bytes) -> NodePlaceError:
         words = stderr.decode(errors="replace").strip()
-        return NodePlaceError(f"{self.node}: {what} failed: {words[-300:] or 'nothing was said'}")
+        return NodePlaceError(
+            f"{self.node}: {what} failed: {words[-300:] or 'nothing was said'}",
+            hint="dbha restore ID     again, once the cause is gone",
+        )
 
 
 def _drain(read: Callable[[], bytes]) -> None:

@@ -131,7 +131,7 @@ class Store(Protocol):
         """Let go of connections, if there are any."""
 
 
-def resolve(backups: Sequence[StoredBackup], name: str) -> str:
+def resolve(backups: Sequence[StoredBackup], name: str, where: str = "the store") -> str:
     """Return the id that an operator means; `latest` is the newest complete backup, never a bad one.
 
     Raises UsageError for an id that is not there, and FoundWrongError when there is no complete backup.
@@ -139,7 +139,9 @@ def resolve(backups: Sequence[StoredBackup], name: str) -> str:
     if name == "latest":
         complete = [backup.id for backup in backups if backup.status is Status.COMPLETE]
         if not complete:
-            raise FoundWrongError("there is no complete backup", hint="dbha backup create")
+            raise FoundWrongError(
+                f"there is no complete backup in {where}", hint="dbha backup list\ndbha backup create"
+            )
         return max(complete)
     if any(backup.id == name for backup in backups):
         return name

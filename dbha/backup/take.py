@@ -53,7 +53,7 @@ from dbha.inventory import Node
 from dbha.transport import RunningCommand
 
 _READ_TIMEOUT_S = 300  # for each answer about structure; an ended backup must not wait for one for ever
-_WAIT = "wait until no schema sync or migration runs, then take the backup again"
+_WAIT = "dbha backup create     again, once no schema sync or migration runs"
 
 
 @dataclass(slots=True)

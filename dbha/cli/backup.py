@@ -237,7 +237,7 @@ def verify(app: App, backup_id: str, level: str, store: str, as_json: bool) -> N
     also start a server on it, check every table, and compare tables, schema heads and rows.
     """
     shelf, wanted = app.site.shelf_of(store), Level(level)
-    resolved = resolve(shelf.store.list(), backup_id)
+    resolved = resolve(shelf.store.list(), backup_id, shelf.store.where)
     manifest = shelf.store.manifest(resolved)
     if wanted is not Level.HASH:
         chain = chain_in(shelf.store, resolved)
@@ -272,7 +272,7 @@ def verify(app: App, backup_id: str, level: str, store: str, as_json: bool) -> N
 def delete(app: App, backup_id: str, store: str, yes: bool) -> None:
     """Delete a backup, or what a failed one left; never one that is marked, or that others are based on."""
     backups = app.site.store_of(store)
-    resolved = resolve(backups.list(), backup_id)
+    resolved = resolve(backups.list(), backup_id, backups.where)
     _refuse_to_delete(backups, resolved)
     with app.controller() as controller, controller.holding("backup delete"):
         confirm(app.console, f"backup {resolved} is deleted from {backups.where}", yes=yes)
@@ -337,8 +337,9 @@ def _require_openable(site: Site, verify: Level | None) -> None:
 
 
 def _find(app: App, name: str, store: str) -> StoredBackup:
-    backups = app.site.store_of(store).list()
-    resolved = resolve(backups, name)
+    kept_in = app.site.store_of(store)
+    backups = kept_in.list()
+    resolved = resolve(backups, name, kept_in.where)
     return next(backup for backup in backups if backup.id == resolved)
 
 

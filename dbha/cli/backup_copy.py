@@ -39,7 +39,7 @@ def copy(app: App, backup_id: str, target_name: str, source_name: str, as_json: 
         raise UsageError(f"the backup is in `{target_name}` already: --from and --to are the same store")
     source, target = app.site.store_of(source_name), app.site.store_of(target_name)
     backups = source.list()
-    resolved = resolve(backups, backup_id)
+    resolved = resolve(backups, backup_id, source.where)
     backup = next(each for each in backups if each.id == resolved)
     if backup.manifest is None or backup.status is not Status.COMPLETE:
         raise UnsafeError(

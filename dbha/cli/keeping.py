@@ -42,7 +42,7 @@ def keep(
     kept_in = app.site.store_of(store)
     with marks_of(app):
         backups = kept_in.list()
-        resolved = resolve(backups, backup_id)
+        resolved = resolve(backups, backup_id, kept_in.where)
         _refuse_unless_whole(next(backup for backup in backups if backup.id == resolved))
         mark = _mark(resolved, until.date() if until else None, note, kept=not clear)
         kept_in.record_mark(mark)

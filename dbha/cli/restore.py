@@ -222,7 +222,7 @@ def _decide_whole(
     """Return what is restored. Raises UnsafeError, UnreachableError or UsageError before anything is touched."""
     store, cluster = site.store_of(store_name), site.cluster
     point = point_of(site, store, name, to, here=False) if to else None
-    *bases, manifest = _chain(store, point.backup_id if point else resolve(store.list(), name))
+    *bases, manifest = _chain(store, point.backup_id if point else resolve(store.list(), name, store.where))
     for each in (*bases, manifest):
         site.identities.require(each)
     tools = tuple(  # it is decrypted here
@@ -266,7 +266,7 @@ def _decide(site: Site, name: str, to: str, services: tuple[str, ...], store_nam
     """Return what is restored. Raises UnsafeError, UnreachableError or UsageError before anything is touched."""
     store = site.store_of(store_name)
     point = point_of(site, store, name, to, here=True) if to else None
-    backup_id = point.backup_id if point else resolve(store.list(), name)
+    backup_id = point.backup_id if point else resolve(store.list(), name, store.where)
     *bases, manifest = _chain(store, backup_id)
     staging_bytes = staging_needs(manifest.data_bytes) + unpacked_bytes((*bases, manifest)[1:])
     staging_bytes += REPLAY_GROWTH * point.plan.size_bytes if point else 0
