@@ -6,11 +6,11 @@ BIN := $(VENV)/bin
 
 # What the controller and the sandbox run, and what the tests and benchmarks need beside it.
 PACKAGES := python3-venv mariadb-server mariadb-client mariadb-backup galera-4 socat zstd lz4 age rsync procps iproute2 \
-            openssh-server openssh-client mydumper
-TOOLS := mariadbd mariadb mariadb-backup mbstream mariadb-install-db socat zstd lz4 age rsync sshd mydumper
+            openssh-server openssh-client mydumper faketime
+TOOLS := mariadbd mariadb mariadb-backup mbstream mariadb-install-db socat zstd lz4 age rsync sshd mydumper faketime
 MISSING = $(shell for tool in $(TOOLS); do PATH="$$PATH:/usr/sbin:/sbin" command -v $$tool >/dev/null || echo $$tool; done)
 
-.PHONY: help setup packages demo test test-quick test-real lint format docs benchmark clean
+.PHONY: help setup packages demo test test-quick test-real test-faults lint format docs benchmark clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 24
@@ -40,13 +40,16 @@ $(VENV)/installed: pyproject.toml
 demo: setup ## the main job on a real three-node cluster on this machine
 	@$(BIN)/python -m dbha.sandbox.demo
 
-test: setup lint test-quick test-real ## everything: lint, types, quick tests, tests on real servers
+test: setup lint test-quick test-real test-faults ## everything: lint, types, quick tests, tests on real servers
 
 test-quick: $(VENV)/installed
 	$(BIN)/python -m pytest tests/unit tests/crash -n 2
 
 test-real: $(VENV)/installed
 	$(BIN)/python -m pytest tests/real
+
+test-faults: $(VENV)/installed ## the fault matrix of backups, on a real cluster
+	$(BIN)/python -m pytest tests/faults
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -259,7 +259,7 @@ def test_inventory_with_two_nodes_of_one_address(unchanged: Cloud) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        UPGRADE, ("backup", "create"), ("sync",), ("database", "create"),
+        UPGRADE, ("sync",), ("database", "create"),
         ("restore", "latest", "--yes"), ("restore", "latest", "--service", "keystone", "--yes"),
     ],
     ids=lambda arguments: " ".join(arguments[:3]),
@@ -296,8 +296,7 @@ def on_small_disk(directory: Path, size_mib: int) -> tuple[str, ...]:
     return (*alone, "sh", "-c", script, str(directory))
 
 
-@pytest.mark.parametrize("arguments", [UPGRADE, ("backup", "create")], ids=lambda arguments: arguments[0])
-def test_disk_without_room_for_the_backup(unchanged: Cloud, arguments: tuple[str, ...]) -> None:
+def test_disk_without_room_for_the_backup(unchanged: Cloud) -> None:
     disk = unchanged.directory / "small"
     disk.mkdir(exist_ok=True)
     wrapper = on_small_disk(disk, 16)
@@ -307,14 +306,13 @@ def test_disk_without_room_for_the_backup(unchanged: Cloud, arguments: tuple[str
         unchanged,
         lambda policy: policy["backup"]["stores"]["local"].update(directory=str(disk)),  # type: ignore[index]
     )
-    said = unchanged.run(*arguments, configuration=policy, wrapper=wrapper, expect=4)
+    said = unchanged.run(*UPGRADE, configuration=policy, wrapper=wrapper, expect=4)
     refused(said, "too little room: the backup store:", "MiB needed, 16 MiB free")
 
 
-@pytest.mark.parametrize("arguments", [UPGRADE, ("backup", "create")], ids=lambda arguments: arguments[0])
-def test_backup_that_cannot_be_written_whole(cloud: Cloud, arguments: tuple[str, ...]) -> None:
+def test_backup_that_cannot_be_written_whole(cloud: Cloud) -> None:
     good = complete_backups(cloud)
-    said = cloud.run(*arguments, wrapper=("prlimit", f"--fsize={3 << 19}", "--"), expect=6)
+    said = cloud.run(*UPGRADE, wrapper=("prlimit", f"--fsize={3 << 19}", "--"), expect=6)
     assert "the store cannot take it: File too large" in said.stderr
     assert "no schema was changed, and older backups are as they were" in said.stderr
     assert complete_backups(cloud) == good
@@ -324,38 +322,6 @@ def test_backup_that_cannot_be_written_whole(cloud: Cloud, arguments: tuple[str,
 
 
 # --- backups that went bad -----------------------------------------------------------------------------------
-
-
-def flip_a_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def cut_the_tail(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 4096 if path.stat().st_size > 8192 else path.stat().st_size // 2)
-
-
-@pytest.mark.parametrize("spoil", [flip_a_byte, cut_the_tail, Path.unlink], ids=lambda spoil: spoil.__name__)
-@pytest.mark.parametrize("kind", ["stream", "definitions", "manifest"])
-def test_backup_that_is_spoiled(unchanged: Cloud, spoil: Callable[[Path], object], kind: str) -> None:
-    store = unchanged.directory / "spoiled"
-    shutil.rmtree(store, ignore_errors=True)
-    store.mkdir(mode=0o700)
-    backup = Path(shutil.copytree(unchanged.backups / unchanged.backup, store / unchanged.backup))
-    (spoiled,) = [path for path in backup.iterdir() if path.name.startswith(kind) or kind in path.name]
-    spoil(spoiled)
-    policy = policy_of(
-        unchanged,
-        lambda policy: policy["backup"]["stores"]["local"].update(directory="spoiled"),  # type: ignore[index]
-    )
-    restore = ("restore", unchanged.backup, "--service", "keystone", "--yes")
-    said = unchanged.run(*restore, configuration=policy, expect=4)
-    refused(said, unchanged.backup)
-    assert "fence" not in said.stderr
-    assert unchanged.run("backup", "verify", unchanged.backup, configuration=policy, expect=1).stderr
-    assert unchanged.locked_accounts() == []
-    shutil.rmtree(store)
 
 
 def test_upgrade_never_begins_with_tables_aside(cloud: Cloud) -> None:

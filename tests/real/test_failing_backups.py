@@ -4,12 +4,10 @@ import contextlib
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import astuple, replace
@@ -21,52 +19,12 @@ from dbha.backup import pipeline
 from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.store import Status
 from dbha.cluster.handle import Cluster
-from dbha.database import Account
 from dbha.inventory import SshSettings
-from dbha.secrets import Secret
-from tests.real.lone_server import PASSWORD, Server, commands, fails, no_processes, once, running_server, take
-from tests.real.spoiling import small_file_system
+from tests.real.lone_server import PASSWORD, Server, commands, fails, no_processes, once, take
 from tests.real.sshd import running_sshd
 
 pytest_plugins = ("tests.real.lone_fixtures",)
 pytestmark = pytest.mark.real
-
-
-def process_of(server: Server) -> "subprocess.Popen[bytes]":
-    assert server.process is not None
-    return server.process
-
-
-def test_a_wrong_password(server: Server, store: DirectoryStore) -> None:
-    wrong = Cluster("test", server.cluster.nodes, Account("dbha", Secret("wrong")))
-    assert "refused the account" in fails(Server(wrong, server.process), store)
-
-
-def test_a_password_that_is_changed_before_the_copy(server: Server, store: DirectoryStore) -> None:
-    """The first session is let in, and mariadb-backup is not."""
-
-    class Changing(Cluster):
-        @property
-        def account(self) -> Account:
-            return Account("dbha", Secret("wrong"))
-
-        @account.setter
-        def account(self, _: Account) -> None: ...
-
-        def session(self, *arguments: object, **options: object) -> object:  # type: ignore[override]
-            return server.cluster.session(*arguments, **options)  # type: ignore[arg-type]
-
-    changing = Changing("test", server.cluster.nodes, server.cluster.account)
-    words = fails(Server(changing, server.process), store)
-    assert "the server refused the account or its password" in words
-
-
-def test_mariadb_backup_is_killed(server: Server, store: DirectoryStore) -> None:
-    def kill() -> None:
-        (process_id,) = commands(server)
-        os.kill(process_id, signal.SIGKILL)
-
-    assert "mariadb-backup was ended by signal 9" in fails(server, store, once(kill))
 
 
 def test_the_program_on_the_node_is_killed(server: Server, store: DirectoryStore) -> None:
@@ -91,32 +49,9 @@ def test_its_connection_is_killed(server: Server, store: DirectoryStore) -> None
     assert "the server went away during the backup" in fails(server, store, once(kill))
 
 
-def test_the_server_is_killed(store: DirectoryStore) -> None:
-    with tempfile.TemporaryDirectory() as directory, running_server(Path(directory)) as server:
-        words = fails(server, store, once(process_of(server).kill))
-    assert "went away" in words or "does not answer" in words
-
-
-def test_the_store_is_full(server: Server, store: DirectoryStore) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, hard))
-    try:
-        words = fails(server, store)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "the store cannot take it: File too large" in words
-
-
-def test_the_file_system_of_the_store_is_full(server: Server, tmp_path: Path) -> None:
-    with small_file_system(tmp_path / "small", 8) as directory:
-        words = fails(server, DirectoryStore(directory / "store"))
-        assert "the store cannot take it: No space left on device" in words
-
-
 @pytest.mark.parametrize(
     "statement",
     [
-        "ALTER TABLE nova.instances ADD COLUMN zone_{n} INT",
         "CREATE TABLE nova.new_{n} (id INT PRIMARY KEY)",
         "CREATE TRIGGER nova.t_{n} BEFORE INSERT ON nova.instances FOR EACH ROW SET NEW.host = 'x'",
     ],
@@ -186,9 +121,8 @@ take(server, DirectoryStore(Path(sys.argv[2])), on_bytes=wait)
 """
 
 
-@pytest.mark.parametrize("way", ["server", "remote"])
-def test_the_controller_is_killed(request: pytest.FixtureRequest, store: DirectoryStore, way: str) -> None:
-    server: Server = request.getfixturevalue(way)
+def test_the_controller_of_a_donor_elsewhere_is_killed(remote: Server, store: DirectoryStore) -> None:
+    server = remote
     before = store.list()
     argv = [
         sys.executable,

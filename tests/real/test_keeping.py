@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -15,7 +13,6 @@ import yaml
 
 from dbha.backup.directory_store import MANIFEST, DirectoryStore
 from dbha.backup.manifest import Manifest, new_backup_id, sealed
-from dbha.backup.store import Status
 from dbha.config.model import DirectoryStore as DirectoryPolicy
 from dbha.sandbox import kill_node, up
 from tests.real.cloud import DBHA
@@ -89,13 +86,6 @@ def keeper(shared: Keeper) -> Iterator[Keeper]:
     up(shared.running.directory)
 
 
-def wait_for(happened: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_what_is_pruned_is_gone_and_what_stays_can_be_restored(keeper: Keeper) -> None:
     newest = json.loads(keeper.run("create", "--verify", "--json"))["backup"]["id"]
     copies = [keeper.older_copy(newest, days=days) for days in (1, 2, 3, 4, 30)]
@@ -135,15 +125,3 @@ def test_check_needs_no_database(keeper: Keeper) -> None:
     keeper.run("create", expect=5)
     keeper.store.begin(new_backup_id(datetime.now(UTC) + timedelta(seconds=1))).abandon("why", b"")
     assert "BACKUP WARNING - failures: 1 since" in keeper.run("check", "--nagios", expect=1)
-
-
-def test_the_second_of_two_that_overlap_exits_9(keeper: Keeper) -> None:
-    with keeper.start("create") as first:
-        wait_for(keeper.ids)
-        first.send_signal(signal.SIGSTOP)  # a small backup would be done before the others have begun
-        keeper.run("create", expect=9)
-        keeper.run("prune", "--yes", expect=9)
-        first.send_signal(signal.SIGCONT)
-        _, talk = first.communicate()
-    assert first.returncode == 0, talk
-    assert [backup.status for backup in keeper.store.list()] == [Status.COMPLETE]

@@ -156,13 +156,6 @@ def test_a_flipped_bit_is_found_by_every_level(
     assert backup.reason
 
 
-def test_a_flipped_bit_in_the_manifest(store: DirectoryStore, tmp_path: Path) -> None:
-    flip(place_of(store) / "manifest.json", 300)
-    with pytest.raises(FoundWrongError, match="damaged"):
-        verify(store, ID, tmp_path / "staging", on_bytes=nothing, keep=False, level=Level.HASH)
-    assert store.list()[0].status is Status.DAMAGED
-
-
 def test_every_tablespace_of_a_good_tree_is_good(tree: Path) -> None:
     names = {str(file.relative_to(tree)) for file in tablespace_files(tree)}
     assert {
@@ -194,25 +187,6 @@ def test_a_flipped_bit_in_a_prepared_tablespace(tree: Path, file: str, position:
 def test_a_cut_tablespace(tree: Path, kept_bytes: int) -> None:
     os.truncate(tree / "nova/wide.ibd", kept_bytes)
     assert "nova/wide.ibd" in wrong(lambda: check_pages(tree, nothing, side_by_side=2))
-
-
-def test_a_damaged_page_is_what_preparing_cannot_see(
-    store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The damage is done by the very tool that prepares: a disk that fails under it looks like this."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    real = shutil.which("mariadb-backup")
-    (tools / "mariadb-backup").write_text(
-        f'#!/bin/sh\n{real} "$@" || exit\ncase "$*" in *--prepare*) '
-        f"printf Z | dd of=nova/wide.ibd bs=1 seek={10 * PAGE_BYTES + 9000} conv=notrunc 2>/dev/null;; esac\n"
-    )
-    (tools / "mariadb-backup").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    verify(store, ID, tmp_path / "staging", on_bytes=nothing, keep=False)
-    with pytest.raises(FoundWrongError, match=r"1 damaged tablespace\(s\): nova/wide.ibd"):
-        verify(store, ID, tmp_path / "staging", on_bytes=nothing, keep=False, level=Level.PAGES)
-    assert store.list()[0].status is Status.BAD
 
 
 def root_of(tree: Path, index: str) -> int:

@@ -27,7 +27,7 @@ def refused(store: DirectoryStore, staging: Path) -> str:
     return str(wrong.value)
 
 
-@pytest.mark.parametrize("position", [0, 5, 1 << 20, 20 << 20, -1])
+@pytest.mark.parametrize("position", [0, 5, -1])
 def test_a_flipped_byte_in_the_stream(store: DirectoryStore, tmp_path: Path, position: int) -> None:
     flip(place_of(store) / "stream.mbs.zst", position)
     assert "its sha256 is another" in refused(store, tmp_path / "staging")
@@ -36,19 +36,7 @@ def test_a_flipped_byte_in_the_stream(store: DirectoryStore, tmp_path: Path, pos
     assert verification.outcome == "bad"
 
 
-@pytest.mark.parametrize("file", ["definitions.json", "manifest.json"])
-def test_a_flipped_byte_beside_the_stream(store: DirectoryStore, tmp_path: Path, file: str) -> None:
-    flip(place_of(store) / file, 300)
-    assert "damaged" in refused(store, tmp_path / "staging")
-
-
-@pytest.mark.parametrize("file", ["stream.mbs.zst", "definitions.json", "manifest.json"])
-def test_a_missing_file(store: DirectoryStore, tmp_path: Path, file: str) -> None:
-    (place_of(store) / file).unlink()
-    refused(store, tmp_path / "staging")
-
-
-@pytest.mark.parametrize("kept_bytes", [0, 1, 13, 1 << 20, 20 << 20, -4, -1])
+@pytest.mark.parametrize("kept_bytes", [0, 13, -1])
 def test_a_cut_tail(store: DirectoryStore, tmp_path: Path, kept_bytes: int) -> None:
     stream = place_of(store) / "stream.mbs.zst"
     size_bytes = stream.stat().st_size
@@ -70,28 +58,10 @@ def test_an_honest_stream_put_in_again_is_good(store: DirectoryStore, tmp_path: 
     verify(store, store.list()[0].id, tmp_path / "staging", on_bytes=nothing, keep=False)
 
 
-def test_a_stream_cut_at_the_end_of_a_frame(store: DirectoryStore, tmp_path: Path) -> None:
-    raw = raw_stream(store)
-    last = next(chunk for chunk in chunks(raw) if chunk.path == "xtrabackup_info")
-    replace_stream(store, zstd(raw[: last.begin]))
-    assert "xtrabackup_info, its last member, is missing" in refused(store, tmp_path / "staging")
-
-
 def test_a_stream_cut_inside_of_a_frame(store: DirectoryStore, tmp_path: Path) -> None:
     stored = zstd(raw_stream(store))
     replace_stream(store, stored[:-100])
     assert "zstd ended with exit status 1" in refused(store, tmp_path / "staging")
-
-
-def test_a_stream_cut_inside_of_a_chunk(store: DirectoryStore, tmp_path: Path) -> None:
-    raw = raw_stream(store)
-    replace_stream(store, zstd(raw[: chunks(raw)[-2].end - 5]))
-    assert "mbstream ended with exit status 1" in refused(store, tmp_path / "staging")
-
-
-def test_an_empty_stream(store: DirectoryStore, tmp_path: Path) -> None:
-    replace_stream(store, zstd(b""))
-    assert "xtrabackup_info, its last member, is missing" in refused(store, tmp_path / "staging")
 
 
 @pytest.mark.parametrize(

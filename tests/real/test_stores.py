@@ -429,22 +429,6 @@ def test_a_backup_taken_right_into_it_is_good_until_a_bit_flips(
     assert only(place.store()).status is Status.BAD
 
 
-def test_a_backup_into_a_store_that_goes_away(server: Server, place: Place, tmp_path: Path) -> None:
-    older = take(server, place.store(part_bytes=4 << 20))
-    store = place.store(patience_s=2, part_bytes=4 << 20)
-
-    def stop(stored_bytes: int, _: int) -> None:
-        if stored_bytes > 8 << 20 and place.server.process is not None:  # type: ignore[attr-defined]
-            place.stop()
-
-    with pytest.raises(BackupFailedError, match=f"store `{place.name}` does not answer") as failed:
-        take(server, store, on_bytes=stop)
-    assert failed.value.exit_code == 6
-    place.start()
-    assert [each.id for each in place.store().list() if each.status is Status.COMPLETE] == [older.id]
-    verify(place.store(), older.id, tmp_path / "staging", on_bytes=nothing, keep=False)
-
-
 def test_a_service_and_the_whole_cluster_come_back_from_it(vault: SftpHost) -> None:
     with running_sandbox(nodes=1) as running:
         path = running.directory / "dbha.yml"

@@ -12,7 +12,7 @@ import yaml
 from dbha.backup.proof import checksums_everywhere
 from dbha.cluster.saved_state import STATE_FILE, parse_state
 from dbha.database import connect
-from dbha.sandbox import kill_node, start_node, up
+from dbha.sandbox import kill_node, up
 from tests.real.cloud import Cloud, Said
 from tests.real.conftest import running_sandbox
 
@@ -214,22 +214,6 @@ def test_rolled_back_on_request_the_old_cluster_is_there(cloud: Cloud, fault: st
     said = cloud.run("runs", "resume", "--roll-back", expect=7)
     assert "everything was put back as it was before the run" in said.stderr
     require_as_before(cloud, before)
-
-
-def test_a_node_that_was_left_out_comes_back_by_a_full_transfer(cloud: Cloud) -> None:
-    """Its history must never be merged: it has rows that the others do not have, and would catch up silently."""
-    stale = Path(cloud.cluster.nodes[2].datadir)
-    kill_node(cloud.directory, "node3")
-    hidden = stale.rename(stale.with_name("away"))
-    said = restore(cloud, expect=5)
-    assert "--accept-missing node3" in said.stderr
-    assert "nothing was changed" in said.stderr
-    restore(cloud, "--accept-missing", "node3")
-    hidden.rename(stale)
-    cloud.execute("INSERT INTO placement.allocations (consumer) VALUES ('of the new history')")
-    start_node(cloud.directory, "node3", environment=os.environ, on_line=lambda line: None)
-    assert re.findall("SST", (cloud.directory / "nodes" / "node3" / "error.log").read_text(errors="replace"))
-    require_restored(cloud)
 
 
 def test_the_old_data_is_there_until_it_is_forgotten(cloud: Cloud) -> None:

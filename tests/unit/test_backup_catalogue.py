@@ -227,7 +227,8 @@ class Catalogue(RuleBasedStateMachine):
             self.open[backup_id] = draft
             for _ in draft.kept():
                 pass
-            self.model[backup_id] = Known((Status.WRITING,))
+            # What is there of an attempt before is trusted by its name and size; only reading it tells.
+            self.model[backup_id] = Known((Status.WRITING,), spoilt=bool(known and known.spoilt))
 
     @rule(backup_id=ids, dies_after=st.integers(0, 9))
     def write_and_publish(self, backup_id: str, dies_after: int) -> None:
@@ -243,7 +244,7 @@ class Catalogue(RuleBasedStateMachine):
             draft.write(STREAM)
             draft.publish(CONTENT, manifest_of(backup_id, CONTENT))
             self.open.pop(backup_id)
-            self.model[backup_id] = Known((Status.COMPLETE,))
+            self.model[backup_id] = replace(self.model[backup_id], may_be=(Status.COMPLETE,))
 
     @rule(backup_id=ids)
     def write(self, backup_id: str) -> None:
@@ -336,7 +337,9 @@ class Catalogue(RuleBasedStateMachine):
             may_be = (*SPOILT, Status.INTERRUPTED)  # elsewhere a backup is there because of its manifest
         else:
             may_be = (*known.may_be, Status.BAD)
-        self.model[backup_id] = replace(known, may_be=tuple(dict.fromkeys(may_be)), spoilt=True, mark=None)
+        status = self._shown()[backup_id].status
+        assert status in may_be, f"{file} was spoilt, and it is {status}"
+        self.model[backup_id] = replace(known, may_be=(status,), spoilt=True, mark=None)
 
     @contextmanager
     def _dying(
