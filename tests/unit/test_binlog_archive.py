@@ -251,6 +251,17 @@ def test_what_an_earlier_look_found_is_found_again_when_the_archive_has_grown(ar
     assert (nothing.until, nothing.segments) == (Gtid(1, 1, 20), ())
 
 
+def test_a_log_that_was_sealed_since_is_found_where_it_is(archive: Archive) -> None:
+    path = log_of(51, 60, time_s=1051).write(archive.place(TIMELINE, "db3") / "open" / "binlog.000008")
+    plan = plan_replay(archive, manifest("1-1-45"), Newest())
+    archive.seal(path, LOCAL)
+    cut = cut_after(plan.segments[-1], 55, plan.local_domains)
+    assert cut is not None
+    assert (cut.first.sequence, read_argv(cut, plan.local_domains)[-1]) == (
+        56, str(archive.directory / TIMELINE / "db3" / "binlog.000008.51-60"),
+    )  # fmt: skip
+
+
 def test_the_commands_of_a_replay(archive: Archive) -> None:
     plan = plan_replay(archive, manifest("1-1-45"), Newest())
     argv = read_argv(plan.segments[0], plan.local_domains)

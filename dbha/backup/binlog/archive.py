@@ -42,6 +42,16 @@ class LogPart:
     record: ArchivedLog
     sealed: bool
 
+    def now(self) -> Path:
+        """Return where the log is: what was being fetched may have been sealed since, with the same bytes."""
+        if not self.sealed and not self.path.exists():
+            mine = self.record
+            for part in _sealed_in(self.path.parents[1]):
+                other = part.record
+                if other.name == mine.name and other.begin <= mine.begin and mine.end <= other.end:
+                    return part.path
+        return self.path
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -121,6 +131,8 @@ class Archive:
                 found[manifest.id] = restorable(manifest.gtid, known.windows, known.local_domains)
             except (FoundWrongError, ValueError) as error:
                 found[manifest.id] = Restorable(reason=str(error))
+            except OSError as error:
+                found[manifest.id] = Restorable(reason=f"{self.directory} cannot be read: {error.strerror}")
         return found
 
     def record_sighting(self, sighting: Sighting) -> None:

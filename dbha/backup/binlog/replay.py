@@ -97,7 +97,7 @@ def read_argv(segment: Segment, local_domains: frozenset[int]) -> tuple[str, ...
         f"--start-position={segment.begin}",
         f"--stop-position={segment.end}",
         *((f"--ignore-domain-ids={ignored}",) if ignored else ()),
-        str(segment.part.path.absolute()),
+        str(segment.part.now().absolute()),
     )
 
 
@@ -195,7 +195,7 @@ def _reading(segment: Segment, plan: ReplayPlan, words: IO[bytes]) -> Iterator["
 
 def _read_so_far(pid: int, segment: Segment) -> int:
     """Return how much of its segment a tool has read, by its file position; 0 while it has not opened the log."""
-    wanted = segment.part.path.resolve()
+    wanted = segment.part.now().resolve()
     with suppress(OSError):  # it ended just now
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             if entry.resolve() == wanted:

@@ -73,7 +73,7 @@ def cut_after(segment: Segment, sequence: int, local_domains: frozenset[int]) ->
         return None
     if segment.first.sequence > sequence:
         return segment
-    with LogReader(segment.part.path) as reader:
+    with LogReader(segment.part.now()) as reader:
         for found in reader.transactions():
             if found.gtid.domain not in local_domains and found.gtid.sequence > sequence:
                 return Segment(segment.part, found.gtid, segment.last, found.begin, segment.end)
