@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from dbha.backup.binlog.events import Transaction
 from dbha.backup.binlog.gtid import Gtid, parse_gtid
@@ -79,7 +79,8 @@ def in_words(backup_id: str, to: str) -> str:
 def parse_target(text: str) -> Target:
     """Return what `--to` says: a time (UTC where it names no zone), a GTID, or `newest`.
 
-    Logs have times in whole seconds, those at which a transaction's last statement began. Raises UsageError.
+    Logs have times in whole seconds, those at which a transaction's last statement began; so a part of one counts as
+    all of it. Raises UsageError.
     """
     if text == NEWEST:
         return Newest()
@@ -98,4 +99,6 @@ def parse_target(text: str) -> Target:
             f"{text!r} is no point in time",
             hint="a time like 2026-11-23T14:30:00Z, a GTID like 1-1-4711, or newest",
         ) from error
-    return BeforeTime(time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC))
+    utc = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    # What was made within a second cannot be told apart, so a part of one cannot be left out either.
+    return BeforeTime(utc.replace(microsecond=0) + timedelta(seconds=bool(utc.microsecond)))
