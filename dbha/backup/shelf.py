@@ -16,6 +16,7 @@ from dbha.backup.take import take_backup
 from dbha.backup.verify import verify
 from dbha.cluster.handle import Cluster
 from dbha.config import Configuration
+from dbha.errors import BackupFailedError
 from dbha.inventory import Node
 from dbha.workflow import StepContext
 
@@ -59,10 +60,20 @@ class Shelf:
             databases=[name for service in services.values() for name in service.databases],
             on_bytes=context.measure,
             on_line=context.say,
-            base=self.store.manifest(base) if base else None,
+            base=self._base(base) if base else None,
             recipients=recipients_of(self.configuration.backup.encryption),
             timeout_s=self.configuration.limits.backup_timeout_s,
         )
+
+    def _base(self, backup_id: str) -> Manifest:
+        """Return what was decided to go on from. Raises BackupFailedError when it is not good any more."""
+        found = next((each for each in self.store.list() if each.id == backup_id), None)
+        if found is None or found.manifest is None or found.status is not Status.COMPLETE:
+            how = f"{found.status}: {found.reason}" if found else "not there any more"
+            raise BackupFailedError(
+                f"no incremental backup upon {backup_id}, which is {how}", hint="dbha backup create"
+            )
+        return found.manifest
 
     def verify(self, backup_id: str, level: Level, context: StepContext) -> None:
         """Verify a backup and keep nothing of it but the verdict. Raises FoundWrongError when it is not good."""

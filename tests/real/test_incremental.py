@@ -107,6 +107,15 @@ def test_taken_proven_and_restored_from(policy: Cloud) -> None:
     assert (first["verified_level"], full["verified_level"]) == ("boot", None)
     cloud.run("backup", "verify", second["id"], "--level", "boot")
 
+    with cloud.started("backup", "create", "--incremental") as command:
+        eventually(lambda: next(place.glob("*.partial"), None), "no backup was begun")
+        command.kill()
+    (place / full["id"]).rename(place / "away")  # by somebody who knows better
+    said = cloud.run("runs", "resume", expect=6)
+    assert f"no incremental backup upon {full['id']}, which is not there any more" in said.stderr
+    (place / "away").rename(place / full["id"])
+    assert [each for _, _, each in stored(cloud)][:3] == ["complete"] * 3
+
     assert "it is number 1 of a chain" in refused(cloud, "--base", "latest")
     said = cloud.run("backup", "delete", full["id"], "--yes", expect=4)
     assert f"is the base of {first['id']}, {second['id']}" in said.stderr
