@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbha.backup.accounts import Accounts, read_accounts
+from dbha.backup.accounts import differences as differences_of_accounts
 from dbha.backup.bad_backup import BadBackupError
 from dbha.backup.definitions import Definitions
 from dbha.backup.levels import Level
@@ -56,6 +58,7 @@ def boot(
     tree: Path,
     manifest: Manifest,
     definitions: Definitions,
+    accounts: Accounts | None,
     on_tables: OnTables,
     *,
     side_by_side: int,
@@ -69,6 +72,7 @@ def boot(
     try:
         with private_server(tree, pool_bytes=pool_bytes) as server:
             served = _look(server, manifest, definitions, on_tables, side_by_side)
+            unlike = _accounts_unlike(server, accounts, manifest)
     except PrivateServerError as error:
         if is_local(error.ended, error.log, shutil.disk_usage(tree).free):
             raise UnsafeError(
@@ -83,7 +87,7 @@ def boot(
         if recorded is None
         else compare_rows(recorded, counts, cascading_tables(definitions))
     )
-    if problems := differences(manifest, definitions, served) + rows.wrong:
+    if problems := differences(manifest, definitions, served) + rows.wrong + unlike:
         more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise BadBackupError(f"{'; '.join(problems[:_SHOWN])}{more}", Level.BOOT)
     return in_words(recorded, rows)
@@ -146,6 +150,16 @@ def _look(
     ]
     counted = manifest.rows.tables if manifest.rows else {}
     return Served(names, heads, _check_all(server, wanted, counted, on_tables, side_by_side))
+
+
+def _accounts_unlike(server: PrivateServer, recorded: Accounts | None, manifest: Manifest) -> tuple[str, ...]:
+    """Return how the accounts are not the recorded ones. The last thing to be asked: it lets nobody in any more."""
+    if recorded is None or manifest.accounts is None:
+        return ()
+    with server.session() as session:
+        session.execute("FLUSH PRIVILEGES")  # the server was started without them
+        found = read_accounts(session)
+    return tuple(differences_of_accounts(recorded, found, manifest.accounts.unsettled))
 
 
 def _check_all(

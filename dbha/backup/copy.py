@@ -33,12 +33,14 @@ def copy_backup(source: Store, target: Store, manifest: Manifest, on_bytes: Call
     manifest says: nothing is published then. Raises BackupFailedError when a store broke off for good: what was
     copied stays, for the next attempt.
     """
-    definitions = source.definitions_file(manifest.id)
+    beside = {manifest.definitions.file: source.definitions_file(manifest.id)}
+    if manifest.accounts and (accounts := source.accounts_file(manifest.id)) is not None:
+        beside[manifest.accounts.file] = accounts
     with source.open_stream(manifest.id) as stream:
         draft = target.begin(manifest.id, go_on=True)
         try:
             _copy_stream(stream, draft, manifest, on_bytes)
-            draft.publish(definitions, manifest)
+            draft.publish(beside, manifest)
         except FoundWrongError as error:
             draft.abandon(str(error), b"")
             raise

@@ -92,7 +92,7 @@ def read_definitions(session: Session, databases: Sequence[str]) -> Definitions:
     wanted = sorted(set(databases))
     if not wanted:  # a cluster whose services have no databases yet
         return Definitions(databases={})
-    with _plain_sql_mode(session):
+    with plain_sql_mode(session):
         names = _names(session, wanted)
         schemata = _schemata(session, wanted)
         return Definitions(
@@ -225,7 +225,7 @@ def without_counter(create_table: str) -> str:
 
 
 @contextmanager
-def _plain_sql_mode(session: Session) -> Iterator[None]:
+def plain_sql_mode(session: Session) -> Iterator[None]:
     """Make SHOW CREATE speak the same on every node, whatever `sql_mode` it is set to."""
     before = session.rows("SELECT @@SESSION.sql_mode AS mode, @@SESSION.sql_quote_show_create AS quote")[0]
     session.execute("SET SESSION sql_mode = '', sql_quote_show_create = 1")

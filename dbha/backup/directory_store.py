@@ -2,12 +2,11 @@
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,7 +15,16 @@ from typing import BinaryIO
 
 from dbha.backup.chains import judged
 from dbha.backup.keep import KeepMark, unreadable_mark
-from dbha.backup.manifest import BACKUP_ID, Manifest, Verification, sealed, unsealed
+from dbha.backup.manifest import (
+    BACKUP_ID,
+    AccountsFile,
+    DefinitionsFile,
+    Manifest,
+    Verification,
+    require_same,
+    sealed,
+    unsealed,
+)
 from dbha.backup.store import Status, StoredBackup
 from dbha.errors import BusyError, FoundWrongError, UsageError
 
@@ -67,12 +75,12 @@ class DirectoryStore:
     def definitions_file(self, backup_id: str) -> bytes:
         """See Store."""
         expected = self.manifest(backup_id).definitions
-        content = _read(self.directory / backup_id / expected.file, backup_id)
-        if hashlib.sha256(content).hexdigest() != expected.sha256:
-            raise FoundWrongError(
-                f"the definitions of backup {backup_id} are damaged", hint="dbha backup list"
-            )
-        return content
+        return self._proven(backup_id, expected, "definitions")
+
+    def accounts_file(self, backup_id: str) -> bytes | None:
+        """See Store."""
+        expected = self.manifest(backup_id).accounts
+        return self._proven(backup_id, expected, "accounts") if expected else None
 
     def open_stream(self, backup_id: str) -> BinaryIO:
         """See Store."""
@@ -112,6 +120,10 @@ class DirectoryStore:
 
     def close(self) -> None:
         """See Store."""
+
+    def _proven(self, backup_id: str, expected: DefinitionsFile | AccountsFile, what: str) -> bytes:
+        content = _read(self.directory / backup_id / expected.file, backup_id)
+        return require_same(content, expected, f"the {what} of backup {backup_id}")
 
     def _look_once(self) -> tuple[StoredBackup, ...]:
         if not self.directory.is_dir():
@@ -163,12 +175,13 @@ class DirectoryDraft:
         while rest:
             rest = rest[self._stream.write(rest) :]
 
-    def publish(self, definitions: bytes, manifest: Manifest) -> None:
+    def publish(self, beside: Mapping[str, bytes], manifest: Manifest) -> None:
         """See Draft."""
         os.fsync(self._stream.fileno())
         self._stream.close()
         (self._partial / STREAM).replace(self._partial / manifest.stream.file)
-        _write_durably(self._partial / manifest.definitions.file, definitions)
+        for name, content in beside.items():
+            _write_durably(self._partial / name, content)
         _write_durably(self._partial / MANIFEST, sealed(manifest))
         _sync_directory(self._partial)
         self._partial.rename(self._directory / self._id)

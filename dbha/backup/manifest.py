@@ -64,6 +64,15 @@ class Encryption(Record):
     recipients: tuple[str, ...]  # public; each alone is enough
 
 
+class AccountsFile(Record):
+    """The stored accounts: `names` are theirs, and those in `unsettled` were changed while the copy was made."""
+
+    file: str = "accounts.json"
+    sha256: Sha256
+    names: tuple[str, ...]
+    unsettled: tuple[str, ...] = ()
+
+
 class RowCounts(Record):
     """How many rows tables had when the copy began, and by how many that may have changed until it ended.
 
@@ -127,6 +136,7 @@ class Manifest(Record):
     stream: StreamFile
     definitions: DefinitionsFile
     encryption: Encryption | None = None
+    accounts: AccountsFile | None = None  # not in backups of dbha 0.1
     data_bytes: int
     rows: RowCounts | None = None
     dbha_version: str
@@ -206,6 +216,13 @@ def unsealed(content: bytes, kind: type[M], what: str) -> M:
             f"{what} is damaged: {str(error).splitlines()[0]}",
             hint="dbha backup list     choose another backup, and `dbha backup create` for a new one",
         ) from error
+
+
+def require_same(content: bytes, expected: DefinitionsFile | AccountsFile, what: str) -> bytes:
+    """Return what lies beside a stream. Raises FoundWrongError naming `what` when it is not what was written."""
+    if hashlib.sha256(content).hexdigest() != expected.sha256:
+        raise FoundWrongError(f"{what} are damaged", hint="dbha backup list")
+    return content
 
 
 def _seal(data: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ The manifest is written last and deleted first, so that half a backup never look
 """
 
 import contextlib
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import BinaryIO
 from dbha.backup.chains import judged
 from dbha.backup.directory_store import FAILURE, LOG, MANIFEST, MARK, VERIFICATION, reason_in
 from dbha.backup.keep import KeepMark, unreadable_mark
-from dbha.backup.manifest import BACKUP_ID, Manifest, Verification, sealed, unsealed
+from dbha.backup.manifest import BACKUP_ID, Manifest, Verification, require_same, sealed, unsealed
 from dbha.backup.objects import Objects
 from dbha.backup.remote_names import PART_BYTES, WRITER, by_backup, part_of, parts_of, problem_of
 from dbha.backup.remote_stream import open_parts
@@ -71,11 +70,14 @@ class RemoteStore:
         """See Store."""
         expected = self.manifest(backup_id).definitions
         content = self._read(backup_id, expected.file)
-        if hashlib.sha256(content).hexdigest() != expected.sha256:
-            raise FoundWrongError(
-                f"the definitions of backup {backup_id} are damaged", hint="dbha backup list"
-            )
-        return content
+        return require_same(content, expected, f"the definitions of backup {backup_id}")
+
+    def accounts_file(self, backup_id: str) -> bytes | None:
+        """See Store."""
+        if (expected := self.manifest(backup_id).accounts) is None:
+            return None
+        content = self._read(backup_id, expected.file)
+        return require_same(content, expected, f"the accounts of backup {backup_id}")
 
     def open_stream(self, backup_id: str) -> BinaryIO:
         """See Store. Each part is proven before a byte of it is handed on."""
@@ -232,12 +234,13 @@ class RemoteDraft:
             self._store_part(self._part_bytes)
         self._tell()
 
-    def publish(self, definitions: bytes, manifest: Manifest) -> None:
+    def publish(self, beside: Mapping[str, bytes], manifest: Manifest) -> None:
         """See Draft."""
         if self._buffer:
             self._store_part(len(self._buffer))
-        self._objects.put(self._name(manifest.definitions.file), definitions)
-        self._written[manifest.definitions.file] = len(definitions)
+        for file, content in beside.items():
+            self._objects.put(self._name(file), content)
+            self._written[file] = len(content)
         self._require_all_and_nothing_else()
         self._objects.put(self._name(MANIFEST), sealed(manifest))
         self._objects.delete(self._name(WRITER))

@@ -1,6 +1,6 @@
 """Where backups are kept: the protocol of every store, and the words for what lies in one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -64,8 +64,11 @@ class Draft(Protocol):
     def write(self, block: bytes) -> None:
         """Append to the stream. Raises OSError or StoreUnreachableError when the store cannot take it."""
 
-    def publish(self, definitions: bytes, manifest: Manifest) -> None:
-        """Make the backup complete: all of it durable first, the manifest last, then its name."""
+    def publish(self, beside: Mapping[str, bytes], manifest: Manifest) -> None:
+        """Make the backup complete: all of it durable first, the manifest last, then its name.
+
+        `beside` are the files that lie beside the stream, by the names that the manifest gives them.
+        """
 
     def abandon(self, reason: str, log: bytes) -> None:
         """Delete the data; keep the reason and the log, to be seen. Never raises for a full disk."""
@@ -102,6 +105,12 @@ class Store(Protocol):
 
     def definitions_file(self, backup_id: str) -> bytes:
         """Return the definitions as they are stored, perhaps encrypted.
+
+        Raises FoundWrongError when they are not what the manifest says.
+        """
+
+    def accounts_file(self, backup_id: str) -> bytes | None:
+        """Return the accounts as they are stored, None for a backup of dbha 0.1.
 
         Raises FoundWrongError when they are not what the manifest says.
         """

@@ -46,11 +46,12 @@ class StoredBytes:
 
 
 def check_stored_bytes(store: Store, manifest: Manifest, on_bytes: OnBytes) -> None:
-    """Read definitions and stream. Raises BadBackupError, or FoundWrongError, when one byte is another.
+    """Read stream, definitions and accounts. Raises BadBackupError, or FoundWrongError, when one byte is another.
 
     What is encrypted stays so: this needs no key.
     """
     store.definitions_file(manifest.id)
+    store.accounts_file(manifest.id)
     seen = StoredBytes(manifest, on_bytes)
     with opened(store, manifest) as stream:
         while block := stream.read(BLOCK_BYTES):

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dbha import __version__
+from dbha.backup.accounts import Accounts, accounts_file, packed, read_accounts
 from dbha.backup.base import require_descent
 from dbha.backup.checkpoint import checkpoint
 from dbha.backup.compression import compress_argv, stream_file
@@ -16,6 +17,7 @@ from dbha.backup.encryption import encrypt_argv, encrypted
 from dbha.backup.estimate import data_size, in_mib, incremental_estimate, stored_estimate
 from dbha.backup.lineage import leave_mark, look_at_directory, renew_mark, require_nothing_imported
 from dbha.backup.manifest import (
+    AccountsFile,
     Base,
     DefinitionsFile,
     Encryption,
@@ -84,6 +86,7 @@ class _Before:
     tablespaces: tuple[str, ...]
     server_version: str
     data_bytes: int
+    accounts: Accounts
 
 
 def take_backup(
@@ -118,9 +121,9 @@ def take_backup(
     except (DbhaError, OSError) as error:
         raise _failure(backup_id, donor, error) from error
     try:
-        content, manifest = taking.copy_to(draft, databases, earlier)
+        beside, manifest = taking.copy_to(draft, databases, earlier)
         manifest = manifest.model_copy(update={"label": label, "services": dict(services)})
-        draft.publish(content, manifest)
+        draft.publish(beside, manifest)
     except BaseException as error:  # after a signal, too, the draft is marked as abandoned
         failure = _failure(backup_id, donor, error)
         draft.abandon(str(failure), taking.log)
@@ -154,8 +157,8 @@ class _Taking:
 
     def copy_to(
         self, draft: Draft, databases: Sequence[str], earlier: Sequence[StoredBackup]
-    ) -> tuple[bytes, Manifest]:
-        """Return the definitions, as they are to be stored, and the manifest of what is in the draft then."""
+    ) -> tuple[dict[str, bytes], Manifest]:
+        """Return the files that lie beside the stream, and the manifest of what is in the draft then."""
         created = datetime.now(UTC)
         origin = leave_mark(self._cluster, self._donor, self._id)
         with (
@@ -178,8 +181,17 @@ class _Taking:
             require_nothing_imported(self._cluster, self._donor, self._base.origin.last_table)
         origin = renew_mark(self._cluster, self._donor, self._id, origin)
         content = encrypted(definitions.model_dump_json(by_alias=True).encode(), self._recipients)
+        accounts, accounts_file = self._accounts(before)
         manifest = self._manifest(created, before, flow, report, content, origin)
-        return content, manifest.model_copy(update={"rows": rows})
+        beside = {manifest.definitions.file: content, accounts_file.file: accounts}
+        return beside, manifest.model_copy(update={"rows": rows, "accounts": accounts_file})
+
+    def _accounts(self, before: _Before) -> tuple[bytes, AccountsFile]:
+        with self._cluster.session(self._donor, read_timeout_s=_READ_TIMEOUT_S) as session:
+            after = read_accounts(session)
+        content = encrypted(packed(after), self._recipients)
+        name = f"accounts.json{'.age' if self._recipients else ''}"
+        return content, accounts_file(before.accounts, after, name, hashlib.sha256(content).hexdigest())
 
     def _expected_bytes(self, before: _Before, earlier: Sequence[StoredBackup]) -> int:
         ratio = stored_ratio(earlier)
@@ -196,6 +208,7 @@ class _Taking:
                 tablespaces=tuple(stem for name in databases for stem in stems[name]),
                 server_version=str(session.value("SELECT VERSION()")),
                 data_bytes=data_size(session, databases).all_bytes,
+                accounts=read_accounts(session),
             )
 
     def _read_definitions(self, before: _Before, databases: Sequence[str]) -> Definitions:

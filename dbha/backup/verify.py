@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dbha import __version__
+from dbha.backup.accounts import stored_accounts
 from dbha.backup.bad_backup import BadBackupError, blamed_on
 from dbha.backup.boot import boot
 from dbha.backup.definitions import Definitions
@@ -163,6 +164,7 @@ def _prove(
                 partial,
                 manifest,
                 definitions,
+                stored_accounts(store, manifest, identities),
                 functools.partial(on_count, "tables"),
                 side_by_side=_side_by_side(),
                 pool_bytes=prepare_memory_bytes(available_memory_bytes()),

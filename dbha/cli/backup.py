@@ -197,8 +197,10 @@ def show(app: App, backup_id: str, store: str, as_json: bool) -> None:
     """Show one backup; `latest` is the newest complete one."""
     backup = _find(app, backup_id, store)
     window = _window_as_json(backup, archive.reach_of(app.site.archive, [backup]))
+    accounts = backup.manifest.accounts if backup.manifest else None
     if as_json:
-        app.console.json({**backup_as_json(backup), **window})
+        names = {"accounts": accounts.names if accounts else None}
+        app.console.json({**backup_as_json(backup), **window, **names})
         return
     shown = backup_as_json(backup)
     verdicts = shown.pop("verdicts")
@@ -216,6 +218,8 @@ def show(app: App, backup_id: str, store: str, as_json: bool) -> None:
                 f"{database} {'/'.join(found) or 'empty'}" for database, found in service.heads.items()
             )
             app.console.line(f"{name:>14}  {service.release}: {heads}")
+    if accounts:
+        app.console.line(f"{'accounts':>14}  {', '.join(accounts.names)}")
 
 
 @command.command("verify")

@@ -1,9 +1,11 @@
 """Restoring services from a backup on request, as a plan."""
 
+from dataclasses import asdict
 from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
+from dbha.backup.accounts import belonging_to, bring_back, stored_accounts
 from dbha.backup.binlog.gtid import parse_gtid
 from dbha.backup.binlog.replay_plan import ReplayPlan, plan_replay
 from dbha.backup.binlog.target import UpTo, in_words
@@ -91,6 +93,21 @@ def restore_plan(spec: RestoreSpec, site: Site) -> Plan:
                 releases[each.service] = release
         return {"releases": releases}
 
+    def bring_back_accounts(context: StepContext) -> Facts:
+        store = site.store_of(spec.store)
+        recorded = stored_accounts(store, store.manifest(spec.backup_id), site.identities)
+        if recorded is None:
+            return {"note": "the backup is of dbha 0.1, which recorded none"}
+        found = {each.service: site.secrets.find(f"{each.service}_password") for each in spec.services}
+        passwords = {
+            site.services[service].account: password
+            for service, password in found.items()
+            if service in site.services and password is not None
+        }
+        with site.cluster.session(site.writer()) as session:
+            brought = bring_back(session, belonging_to(recorded, spec.databases), passwords)
+        return {**asdict(brought), "note": str(brought) or "none was missing"}
+
     def tidy(context: StepContext) -> Facts:
         site.shelf.forget_prepared(spec.backup_id)
         if replayed:
@@ -122,6 +139,7 @@ def restore_plan(spec: RestoreSpec, site: Site) -> Plan:
         finish=(
             stage(Step("note", "note the releases in the cluster", note)),
             stage(lift),
+            stage(Step("accounts", f"bring back missing accounts of {names}", bring_back_accounts)),
             stage(*(restore.clean_up(target) for target in targets)),
             stage(Step("tidy", "remove what only this run needed", tidy)),
         ),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dbha.backup.accounts import stored_accounts
 from dbha.backup.bad_backup import BadBackupError
 from dbha.backup.boot import boot
 from dbha.backup.definitions import Definitions
@@ -49,7 +50,8 @@ def tree(prepared: Path, tmp_path: Path) -> Path:
 
 def booted(tree: Path, store: DirectoryStore, **changes: object) -> str:
     manifest = store.manifest(ID).model_copy(update=changes)
-    return boot(tree, manifest, structure_in(store), nothing, side_by_side=2, pool_bytes=128 << 20)
+    accounts = stored_accounts(store, manifest)
+    return boot(tree, manifest, structure_in(store), accounts, nothing, side_by_side=2, pool_bytes=128 << 20)
 
 
 def structure_in(store: DirectoryStore) -> Definitions:
@@ -245,6 +247,7 @@ def lose_an_entry(file: Path, root: int) -> None:
             "nova has the schema heads abd instead of abc",
         ),
         ("DELETE FROM nova.alembic_version", "nova has the schema heads none instead of abc"),
+        ("DELETE FROM mysql.global_priv WHERE User = 'root'", "account root@localhost is missing"),
     ],
 )
 def test_what_the_server_has_otherwise(tree: Path, store: DirectoryStore, statement: str, words: str) -> None:

@@ -94,7 +94,7 @@ def manifest_of(backup_id: str, stream: bytes = STREAM) -> Manifest:
 def complete(store: Store, backup_id: str = FIRST, stream: bytes = STREAM) -> Manifest:
     manifest, draft = manifest_of(backup_id, stream), store.begin(backup_id)
     draft.write(stream)
-    draft.publish(CONTENT, manifest)
+    draft.publish({"definitions.json": CONTENT}, manifest)
     return manifest
 
 
@@ -119,7 +119,7 @@ def test_a_backup_from_its_begin_to_its_end(place: Place) -> None:
     draft.write(HALF)
     assert only(place.store()).status is Status.WRITING
     draft.write(STREAM[len(HALF) :])
-    draft.publish(CONTENT, manifest_of(FIRST))
+    draft.publish({"definitions.json": CONTENT}, manifest_of(FIRST))
     place.add("readme")
     place.add("logs/part-000001")
     place.add(f"{FIRST}/notes")
@@ -178,7 +178,7 @@ def test_a_write_goes_on_after_the_connection_was_cut(place: Place) -> None:
     draft.write(HALF)
     place.cut()
     draft.write(STREAM[len(HALF) :])
-    draft.publish(CONTENT, manifest_of(FIRST))
+    draft.publish({"definitions.json": CONTENT}, manifest_of(FIRST))
     assert content(place.store()) == STREAM
 
 
@@ -187,7 +187,7 @@ def test_a_write_and_a_read_go_on_when_the_store_comes_back(place: Place) -> Non
     draft = store.begin(FIRST)
     draft.write(HALF)
     while_it_is_away(place, lambda: draft.write(STREAM[len(HALF) :]))
-    draft.publish(CONTENT, manifest_of(FIRST))
+    draft.publish({"definitions.json": CONTENT}, manifest_of(FIRST))
     with store.open_stream(FIRST) as stream:
         begin = stream.read(PART_BYTES)
         assert begin + while_it_is_away(place, stream.read) == STREAM
@@ -212,7 +212,7 @@ def test_an_s3_server_that_is_silent_is_asked_again(bucket: S3Bucket) -> None:
     timer.start()
     draft.write(STREAM)
     timer.join()
-    draft.publish(CONTENT, manifest_of(FIRST))
+    draft.publish({"definitions.json": CONTENT}, manifest_of(FIRST))
     assert content(store) == STREAM
 
 

@@ -242,7 +242,7 @@ class Catalogue(RuleBasedStateMachine):
             return
         with self._dying(backup_id, dies_after, (Status.INTERRUPTED, Status.COMPLETE)):
             draft.write(STREAM)
-            draft.publish(CONTENT, manifest_of(backup_id, CONTENT))
+            draft.publish({"definitions.json": CONTENT}, manifest_of(backup_id, CONTENT))
             self.open.pop(backup_id)
             self.model[backup_id] = replace(self.model[backup_id], may_be=(Status.COMPLETE,))
 

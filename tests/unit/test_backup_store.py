@@ -54,7 +54,7 @@ def complete(store: DirectoryStore, backup_id: str, *, base: Manifest | None = N
     draft = store.begin(backup_id)
     draft.write(b"str")
     draft.write(b"eam")
-    draft.publish(content, manifest)
+    draft.publish({"definitions.json": content}, manifest)
     return manifest
 
 

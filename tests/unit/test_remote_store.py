@@ -57,7 +57,7 @@ def complete(store: RemoteStore | DirectoryStore, backup_id: str = FIRST, stream
     manifest, draft = manifest_of(backup_id, stream), store.begin(backup_id)
     for start in range(0, len(stream), 7):
         draft.write(stream[start : start + 7])
-    draft.publish(CONTENT, manifest)
+    draft.publish({"definitions.json": CONTENT}, manifest)
     return manifest
 
 
@@ -151,7 +151,7 @@ def test_a_draft_that_was_deleted_meanwhile_is_not_published(store: RemoteStore,
     draft.write(STREAM)
     del memory.content[part(memory, 2)]
     with pytest.raises(OSError, match="1 of 6 files are not there"):
-        draft.publish(CONTENT, manifest_of())
+        draft.publish({"definitions.json": CONTENT}, manifest_of())
     assert only(store).status is Status.WRITING
 
 
