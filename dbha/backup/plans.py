@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from dbha.backup.levels import Level
 from dbha.backup.shelf import Shelf
+from dbha.cluster.desync import desync, resync_after
 from dbha.console import in_bytes
 from dbha.errors import BackupFailedError, FoundWrongError
 from dbha.journal import Facts
@@ -33,6 +34,7 @@ class BackupSpec(BaseModel):
     store: str = ""  # the one of the configuration
     base: str = ""  # of an incremental one
     why_full: str = ""  # why it is none, although one was asked for
+    desync: str = ""  # why the donor is kept out of flow control meanwhile, if it is
 
 
 def backup_plan(spec: BackupSpec, shelf: Shelf) -> Plan:
@@ -50,12 +52,26 @@ def backup_plan(spec: BackupSpec, shelf: Shelf) -> Plan:
             raise BackupFailedError(str(error), hint=error.hint) from error
         return {"level": level, "note": level}
 
+    def keep_out(context: StepContext) -> Facts:
+        with shelf.cluster.session(shelf.cluster.node(spec.donor)) as session:
+            is_ours = desync(session, spec.donor, context.run_id)
+        return {"note": spec.desync if is_ours else "somebody else has desynced it: left as it is"}
+
+    def let_in(context: StepContext) -> Facts:
+        note = resync_after(shelf.cluster, spec.donor, context.run_id)
+        return {"note": note} if note else {}
+
     what = (
         f"take what changed since {spec.base} on {spec.donor}"
         if spec.base
         else f"take a backup on {spec.donor}"
     )
     steps = [stage(Step("backup", what, take))]
+    if spec.desync:
+        let_in_again = f"let {spec.donor} take part in flow control again"
+        undo = stage(Step("resync-undo", let_in_again, let_in))
+        out = Step("desync", f"keep {spec.donor} out of flow control", keep_out, undo=(undo,))
+        steps = [stage(out), *steps, stage(Step("resync", let_in_again, let_in))]
     if spec.verify:
         steps.append(stage(Step("verify", "verify the backup", partial(verify, spec.verify))))
     return Plan(title=f"backup {spec.backup_id}", forward=tuple(steps))

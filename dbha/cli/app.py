@@ -85,6 +85,7 @@ class App:
                 cluster=self.site.cluster if with_cluster else None,
                 lease_ttl_s=self.configuration.limits.lease_ttl_s,
                 stop=stop,
+                say=self.console.say,
             )
 
     def watch(self, plan: Plan) -> AbstractContextManager[StepReporter]:

@@ -310,6 +310,7 @@ def _decide(app: App, label: str, wanted: Wanted, *, verify: Level | None, store
         backup_id=new_backup_id(),
         donor=chosen.donor.node,
         donor_reasons=chosen.donor.rejected,
+        desync=chosen.desync,
         label=label,
         backup_bytes=size,
         verify=verify,

@@ -9,6 +9,8 @@ from dbha.backup.encryption import recipients_of
 from dbha.backup.node_host import missing_tools
 from dbha.cli.app import App
 from dbha.cli.options import json_option
+from dbha.cluster.desync import left_behind
+from dbha.cluster.lock import is_free
 from dbha.errors import ConfigurationError, DbhaError
 
 _TOOLS = ("mariadb", "mariadb-dump", "mariadbd", "ansible-playbook")
@@ -38,6 +40,7 @@ def command(app: App, as_json: bool) -> int:
     for node in app.site.cluster.nodes:
         probe(f"host of {node.name}", lambda node=node: _host(app, node.name))  # type: ignore[misc]
     probe("cluster", lambda: _cluster(app))
+    probe("desync", lambda: _desync(app))
     for name in app.site.services:
         probe(f"release of {name}", lambda name=name: _release(app, name))  # type: ignore[misc]
     for name in app.configuration.backup.stores:
@@ -80,6 +83,16 @@ def _cluster(app: App) -> str:
     if verdict.level != "healthy":
         return f"FAILED: {verdict.level}: {'; '.join(verdict.reasons)}"
     return "ok (healthy)"
+
+
+def _desync(app: App) -> str:
+    """Say which nodes a dead run of dbha left out of flow control; those that somebody else desynced are theirs."""
+    running = not is_free(app.lock_path)
+    left = left_behind(app.site.cluster, lambda run_id: not running and app.journal.knows(run_id))
+    if left:
+        words = ", ".join(f"{each.node} by run {each.run_id}" for each in left)
+        return f"FAILED: {words}: the next command that changes the cluster undoes it"
+    return "ok (none left by a run that is gone)"
 
 
 def _release(app: App, name: str) -> str:

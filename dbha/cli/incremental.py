@@ -1,10 +1,10 @@
 """Choosing what a new backup is read from and, for an incremental one, what it goes on from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dbha.backup.base import choose_base, require_descent
-from dbha.backup.donor import DonorChoice, choose_donor
+from dbha.backup.donor import Candidate, DonorChoice, choose_donor, why_desync
 from dbha.backup.lineage import look_at_directory
 from dbha.backup.manifest import Manifest
 from dbha.backup.store import StoredBackup
@@ -32,6 +32,7 @@ class Chosen:
     donor: DonorChoice
     base: Manifest | None = None
     why_full: str = ""
+    desync: str = ""  # why the donor is kept out of flow control meanwhile
 
 
 def choose(
@@ -39,8 +40,16 @@ def choose(
 ) -> Chosen:
     """Return donor and base. Raises UnsafeError when no node will do, or when no incremental backup can be taken
     and a full one was not allowed instead."""
+    candidates = app.site.candidates(states, verdict)
+    chosen = _choose(app, backups, candidates, wanted)
+    donor = next(each for each in candidates if each.name == chosen.donor.node)
+    return replace(chosen, desync=why_desync(app.configuration.backup.desync, donor, candidates))
+
+
+def _choose(
+    app: App, backups: Sequence[StoredBackup], candidates: Sequence[Candidate], wanted: Wanted
+) -> Chosen:
     site = app.site
-    candidates = site.candidates(states, verdict)
     if not wanted.incremental:
         return Chosen(choose_donor(candidates))
     try:

@@ -33,7 +33,8 @@ def command(app: App, watch: bool, as_json: bool) -> int:
 def look(app: App) -> ClusterStatus:
     """Return the status now."""
     running = not is_free(app.lock_path)
-    return cluster_status(app.site, app.journal.unfinished(), running=running)
+    journal = app.journal
+    return cluster_status(app.site, journal.unfinished(), running=running, knows=journal.knows)
 
 
 def show(app: App, status: ClusterStatus, *, as_json: bool) -> None:
@@ -89,6 +90,11 @@ def _show_backup_and_runs(app: App, status: ClusterStatus) -> None:
         app.console.line("no backup yet     dbha backup create")
     if status.active_run:
         app.console.line(f"run {status.active_run.id} ({status.active_run.workflow}) is in progress")
+    for left in status.left_desynced:
+        app.console.line(
+            f"{left.node} is desynced by run {left.run_id}, which is gone: the next command that changes the cluster"
+            " undoes it"
+        )
     if status.interrupted_run:
         run = status.interrupted_run
         app.console.line(

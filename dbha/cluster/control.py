@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbha import __version__
+from dbha.cluster.desync import reap
 from dbha.cluster.handle import Cluster
 from dbha.cluster.lease import Lease
 from dbha.cluster.lock import ControllerLock
@@ -32,6 +33,7 @@ class Controller:
     cluster: Cluster | None
     lease_ttl_s: float
     stop: StopRequest
+    say: Callable[[str], None] = lambda _: None
 
     @contextmanager
     def holding(self, workflow: str) -> Iterator["Holding"]:
@@ -41,6 +43,7 @@ class Controller:
         run has not come to an end.
         """
         with self._locked(workflow) as lock:
+            self._reap()
             if unfinished := self.journal.unfinished():
                 first = unfinished[0]
                 raise InterruptedRunError(
@@ -77,6 +80,7 @@ class Controller:
             with self.released(lease, record.id):
                 self._succeed(record.id)
                 loosen()
+                self._reap()
                 self.journal.end_run(record.id, RunState.ABANDONED, "abandoned on request")
 
     def _succeed(self, run_id: str) -> None:
@@ -84,6 +88,11 @@ class Controller:
         if self.cluster is not None:
             wait_for_outlived(self.cluster, run_id)
             self.cluster.sign_as(run_id)
+
+    def _reap(self) -> None:
+        """Undo desyncs whose runs are gone; those of this controller are, because its lock is held here."""
+        if self.cluster is not None:
+            reap(self.cluster, self.journal.knows, self.say)
 
     def _locked(self, workflow: str) -> AbstractContextManager[ControllerLock]:
         return ControllerLock.acquire(self.lock_path, workflow=workflow)

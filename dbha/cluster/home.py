@@ -21,6 +21,11 @@ _TABLES = {
         workflow VARCHAR(64) NOT NULL DEFAULT '',
         acquired_at DATETIME(6),
         expires_at DATETIME(6)""",
+    "desync": """
+        node VARCHAR(64) NOT NULL PRIMARY KEY,
+        run_id VARCHAR(64) NOT NULL,
+        member VARCHAR(64) NOT NULL,
+        since DATETIME(6) NOT NULL""",
     "service_release": """
         service VARCHAR(64) NOT NULL PRIMARY KEY,
         `release` VARCHAR(32) NOT NULL,

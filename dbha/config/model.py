@@ -21,6 +21,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 ReleaseName = Annotated[str, StringConstraints(pattern=r"^20\d\d\.[12]$")]
 HopName = Annotated[str, StringConstraints(pattern=r"^20\d\d\.[12] -> 20\d\d\.[12]$")]
 
+DesyncPolicy = Literal["never", "auto", "always"]
+
 
 LZ4_LEVELS = 12
 RECIPIENT = r"^age1[02-9ac-hj-np-z]{58}$"
@@ -205,6 +207,7 @@ class BackupPolicy(Section):
     retention: RetentionPolicy | None = None
     check: BackupCheckPolicy = BackupCheckPolicy()
     count_rows: bool = True
+    desync: DesyncPolicy = "auto"
 
     @model_validator(mode="after")
     def _has_that_level(self) -> Self:

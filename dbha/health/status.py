@@ -1,11 +1,13 @@
 """The state of a cluster in one value: what `dbha status` prints and monitoring reads."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from dbha.backup.store import Status, StoredBackup
 from dbha.cluster.assess import Verdict
+from dbha.cluster.desync import Desynced, left_behind
 from dbha.cluster.fence import accounts_writing_to
 from dbha.cluster.home import current_timeline
 from dbha.errors import DbhaError, UnreachableError
@@ -39,10 +41,16 @@ class ClusterStatus:
     store_problem: str  # why the backup store could not be asked; empty when it could
     active_run: RunRecord | None
     interrupted_run: RunRecord | None
+    left_desynced: tuple[Desynced, ...]  # by runs of dbha that are gone
 
 
-def cluster_status(site: Site, unfinished: list[RunRecord], *, running: bool) -> ClusterStatus:
-    """Return the state now; `running` says whether a live process holds the controller's lock."""
+def cluster_status(
+    site: Site, unfinished: list[RunRecord], *, running: bool, knows: Callable[[str], bool]
+) -> ClusterStatus:
+    """Return the state now; `running` says whether a live process holds the controller's lock.
+
+    `knows` tells whether a run is one of this controller.
+    """
     verdict = site.verdict()
     timeline: str | None = None
     services: tuple[ServiceStatus, ...] = ()
@@ -61,6 +69,9 @@ def cluster_status(site: Site, unfinished: list[RunRecord], *, running: bool) ->
         store_problem=store_problem,
         active_run=active,
         interrupted_run=last if active is None else None,
+        left_desynced=left_behind(site.cluster, lambda run_id: not running and knows(run_id))
+        if verdict.writer is not None
+        else (),
     )
 
 
@@ -130,6 +141,7 @@ def status_as_json(status: ClusterStatus) -> dict[str, Any]:
         "backup_store_problem": status.store_problem or None,
         "active_run": _run(status.active_run),
         "interrupted_run": _run(status.interrupted_run),
+        "left_desynced": [{"node": each.node, "run": each.run_id} for each in status.left_desynced],
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from dbha.backup.binlog.archive import Archive
 from dbha.backup.donor import Candidate
 from dbha.backup.encryption import Identities
-from dbha.backup.estimate import data_size
+from dbha.backup.estimate import data_size, room_at
 from dbha.backup.manifest import ServiceState
 from dbha.backup.node_host import missing_tools
 from dbha.backup.shelf import Shelf
@@ -22,7 +22,7 @@ from dbha.cluster.state import NodeState
 from dbha.config import Configuration, SecretSource, ServicePolicy
 from dbha.config.model import EnvironmentRunner, HostRunner, PrefixRunner
 from dbha.database import Account
-from dbha.errors import UnreachableError, UsageError
+from dbha.errors import DbhaError, UnreachableError, UsageError
 from dbha.heads import Heads, read_heads
 from dbha.inventory import Node
 from dbha.inventory_cache import load_inventory_cached
@@ -36,6 +36,10 @@ from dbha.services import Service, SyncMethod, get_service
 from dbha.transport import SshEndpoint, SshTransport
 
 SERVICE_ORDER = ("placement", "keystone", "glance", "nova")  # placement has to be there before nova
+
+_ROOM_STEP_BYTES = (
+    1 << 30
+)  # nodes that differ by less have the same room: the donor does not change all the time
 
 
 class Site:
@@ -183,6 +187,8 @@ class Site:
         judged = {node.name: node for node in verdict.nodes}
         tools = self.backup_tools
         lacks = side_by_side(lambda node: missing_tools(self.cluster, node, tools), self.cluster.nodes)
+        asked = [self.cluster.node(state.name) for state in states if judged[state.name].synced]
+        rooms = side_by_side(self._room_of, asked)
         return tuple(
             Candidate(
                 name=state.name,
@@ -191,7 +197,8 @@ class Site:
                 is_writer=state.name == verdict.writer,
                 is_donor=state.desynced,
                 receive_queue=state.receive_queue or 0,
-                free_bytes=0,
+                free_bytes=rooms[state.name][0] if state.name in rooms else 0,
+                problem=rooms[state.name][1] if state.name in rooms else "",
                 lacks=lacks[state.name],
             )
             for state in states
@@ -202,6 +209,14 @@ class Site:
         """The tools that a new backup needs, on its donor and to be unpacked."""
         policy = self.configuration.backup
         return tools_for(policy.compression, encrypted=policy.encryption is not None)
+
+    def _room_of(self, node: Node) -> tuple[int, str]:
+        """Return the free bytes at the node's data, in whole GiB, and in words why its host does not tell."""
+        try:
+            room = room_at(f"node {node}", self.cluster.transport(node), node.datadir, 0)
+        except DbhaError as error:
+            return 0, f"has a host that cannot be used: {error}"
+        return room.free_bytes - room.free_bytes % _ROOM_STEP_BYTES, ""
 
     def data_bytes(self, node: Node) -> int:
         """Return how many bytes of tablespaces a node has."""

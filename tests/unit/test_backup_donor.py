@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from dbha.backup.donor import Candidate, choose_donor
+from dbha.backup.donor import Candidate, choose_donor, why_desync
+from dbha.config.model import DesyncPolicy
 from dbha.errors import UnsafeError
 
 WRITER = Candidate(
@@ -24,6 +25,7 @@ THIRD = replace(SECOND, name="db3", free_bytes=7)
         pytest.param([WRITER, SECOND, replace(THIRD, is_donor=True)], "db2", id="one donor's work is enough"),
         pytest.param([WRITER, SECOND, replace(THIRD, receive_queue=33)], "db2", id="not when it is behind"),
         pytest.param([WRITER, SECOND, replace(THIRD, lacks=("age",))], "db2", id="it must have the tools"),
+        pytest.param([WRITER, SECOND, replace(THIRD, problem="is away")], "db2", id="its host must answer"),
         pytest.param([WRITER], "db1", id="a writer that is alone"),
         pytest.param([SECOND, replace(SECOND, name="db0")], "db0", id="the name decides in the end"),
     ],
@@ -53,3 +55,35 @@ def test_refusal(candidates: list[Candidate], reasons: list[str]) -> None:
     with pytest.raises(UnsafeError) as refused:
         choose_donor(candidates)
     assert all(reason in str(refused.value) for reason in reasons)
+
+
+def test_why_the_others_were_passed_over() -> None:
+    away = replace(THIRD, name="db4", problem="has a host that cannot be used: no SSH server answered")
+    assert choose_donor([WRITER, SECOND, THIRD, away, replace(THIRD, name="db5")]).rejected == {
+        "db1": "takes the writes",
+        "db2": "has less room",
+        "db4": "has a host that cannot be used: no SSH server answered",
+        "db5": "would do as well",
+    }
+
+
+LAGGING = replace(SECOND, receive_queue=4)
+
+
+@pytest.mark.parametrize(
+    ("policy", "donor", "others", "why"),
+    [
+        ("auto", SECOND, [WRITER, THIRD], ""),
+        ("auto", replace(SECOND, receive_queue=3), [WRITER, THIRD], ""),
+        ("auto", LAGGING, [WRITER, THIRD], "it is 4 write sets behind, and would hold up the others"),
+        ("auto", LAGGING, [replace(WRITER, synced=False)], ""),
+        ("auto", LAGGING, [], ""),
+        ("always", SECOND, [WRITER], "the configuration says so"),
+        ("always", WRITER, [], ""),
+        ("never", LAGGING, [WRITER, THIRD], ""),
+    ],
+)
+def test_when_a_donor_is_desynced(
+    policy: DesyncPolicy, donor: Candidate, others: list[Candidate], why: str
+) -> None:
+    assert why_desync(policy, donor, [donor, *others]) == why
