@@ -78,10 +78,10 @@ def private_server(datadir: Path, *, pool_bytes: int = _LEAST_POOL_BYTES) -> Ite
     The server writes to it, so its tables can no longer be imported: it loses its mark of being whole.
     """
     (datadir / MARKER).unlink(missing_ok=True)
-    argv = server_argv(datadir, _donors_options(datadir), pool_bytes, as_root=os.geteuid() == 0)
+    argv = server_argv(datadir, donors_options(datadir), pool_bytes, as_root=os.geteuid() == 0)
     with start(argv, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            _wait_for(datadir, process)
+            wait_for(datadir, process)
             yield PrivateServer(datadir, process)
         finally:
             process.terminate()
@@ -126,12 +126,12 @@ def _end(handle: int) -> None:
     select.select([handle], [], [], _ENDED_DEADLINE_S)  # readable once the process is gone
 
 
-def _donors_options(datadir: Path) -> str:
+def donors_options(datadir: Path) -> str:
     file = datadir / "backup-my.cnf"
     return file.read_text() if file.is_file() else ""
 
 
-def _wait_for(datadir: Path, process: "subprocess.Popen[bytes]") -> None:
+def wait_for(datadir: Path, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + _START_DEADLINE_S
     ping = ("mariadb-admin", "--no-defaults", f"--socket={SOCKET}", "ping")
     while subprocess.run(ping, capture_output=True, check=False, cwd=datadir).returncode != 0:

@@ -1,5 +1,8 @@
 """`dbha restore`: put the whole cluster back from a backup, or services while all others keep working."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import click
 
 from dbha.backup.aside import asides_in
@@ -17,6 +20,7 @@ from dbha.backup.node_host import look_at
 from dbha.backup.prepare import chain_in, unpacked_bytes
 from dbha.backup.store import Status, Store, resolve
 from dbha.backup.tools_here import tools_for
+from dbha.cli import private_copy
 from dbha.cli.app import App
 from dbha.cli.options import confirm, json_option, store_option, yes_option
 from dbha.cluster.handle import side_by_side
@@ -57,6 +61,14 @@ WORKFLOW = "restore"
 @click.option(
     "--forget", metavar="RUN", help="Remove the old data that this restore of the whole cluster kept."
 )
+@click.option(
+    "--restore-to",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Only look around: a private server on this machine with what is in the backup.",
+)
+@click.option("--forget-dir", metavar="DIR", help="Stop such a private server, and remove its directory.")
+@click.option("--list-dirs", is_flag=True, help="List such private servers.")
 @store_option
 @click.option("--dry-run", is_flag=True, help="Show the plan that would run, and stop.")
 @yes_option
@@ -70,6 +82,9 @@ def command(
     accept_missing: tuple[str, ...],
     undo: str | None,
     forget: str | None,
+    restore_to: Path | None,
+    forget_dir: str | None,
+    list_dirs: bool,
     store: str,
     dry_run: bool,
     yes: bool,
@@ -86,27 +101,70 @@ def command(
 
     With --to the binary logs that `dbha backup archive` keeps are replayed on the backup, up to the last transaction
     before the point. Without ID, or with `latest`, it begins with the newest verified backup before it.
+
+    With --restore-to nothing of the cluster is touched: `dbha sql --restored DIR` looks around in the backup.
     """
-    if to and (undo or forget):
-        raise UsageError("--to is for a restore, not for --undo or --forget")
     if to and not backup_id:
-        backup_id = "latest"
-    if sum(map(bool, (backup_id, undo, forget))) != 1:
-        raise UsageError(
-            "one of ID, --to, --undo RUN and --forget RUN is needed", hint="dbha backup list\ndbha runs list"
-        )
-    to = to or ""
+        backup_id = "latest" if not (undo or forget or forget_dir or list_dirs) else ""
+    _require_one_way(
+        (backup_id, undo, forget, forget_dir, list_dirs),
+        of_backup=(services, accept_missing, store, restore_to, to),
+    )
+    _require_fitting(services, accept_missing, restore_to, others=(to, dry_run))
     if undo:
         _undo(app, undo, dry_run=dry_run, yes=yes, as_json=as_json)
-        return
-    if forget:
+    elif forget:
         _forget(app, forget, yes=yes)
-        return
-    if not services:
-        _whole(app, backup_id, to, accept_missing, store, dry_run=dry_run, yes=yes, as_json=as_json)
-        return
-    if accept_missing:
+    elif list_dirs:
+        private_copy.list_directories(app, as_json=as_json)
+    elif forget_dir:
+        private_copy.forget_directory(app, forget_dir, yes=yes)
+    elif restore_to:
+        private_copy.restore_to(app, backup_id, restore_to, store, as_json=as_json)
+    elif services:
+        _services(app, backup_id, to or "", services, store, dry_run=dry_run, yes=yes, as_json=as_json)
+    else:
+        _whole(app, backup_id, to or "", accept_missing, store, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+def _require_one_way(ways: Sequence[object], *, of_backup: Sequence[object]) -> None:
+    """Raise UsageError unless one thing is asked for; `ways` begins with the backup, which `of_backup` goes with."""
+    if sum(map(bool, ways)) != 1:
+        raise UsageError(
+            "one of ID, --to, --undo RUN, --forget RUN, --forget-dir DIR and --list-dirs is needed",
+            hint="dbha backup list\ndbha runs list",
+        )
+    if not ways[0] and any(of_backup):
+        raise UsageError(
+            "--service, --accept-missing, --store, --restore-to and --to are for a restore: a run knows its own"
+        )
+
+
+def _require_fitting(
+    services: Sequence[str],
+    accept_missing: Sequence[str],
+    restore_to: Path | None,
+    *,
+    others: Sequence[object],
+) -> None:
+    """Raise UsageError for options that make no sense together."""
+    if restore_to and (services or accept_missing or any(others)):
+        raise UsageError("--restore-to takes neither --service, --accept-missing, --to nor --dry-run")
+    if accept_missing and services:
         raise UsageError("--accept-missing is for the whole cluster, not for a service")
+
+
+def _services(
+    app: App,
+    backup_id: str,
+    to: str,
+    services: tuple[str, ...],
+    store: str,
+    *,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
     if dry_run:
         _show(app, restore_plan(_decide(app.site, backup_id, to, services, store), app.site))
         return

@@ -6,6 +6,7 @@ import click
 
 from dbha.cli.app import App
 from dbha.cli.options import json_option
+from dbha.cli.private_copy import copies_of, copy_as_json, in_words
 from dbha.cluster.lock import is_free
 from dbha.console import in_bytes
 from dbha.health.status import ClusterStatus, cluster_status, status_as_json
@@ -41,7 +42,8 @@ def show(app: App, status: ClusterStatus, *, as_json: bool) -> None:
     """Print the status on stdout."""
     console = app.console
     if as_json:
-        console.json(status_as_json(status))
+        copies = [copy_as_json(copy) for copy in copies_of(app).list()]
+        console.json({**status_as_json(status), "private_copies": copies})
         return
     colour = _COLOURS[status.verdict.level]
     console.data.print(f"cluster {status.cluster}: [{colour}]{status.verdict.level}[/{colour}]")
@@ -88,6 +90,8 @@ def _show_backup_and_runs(app: App, status: ClusterStatus) -> None:
         app.console.line(f"last backup unknown: {status.store_problem}")
     else:
         app.console.line("no backup yet     dbha backup create")
+    for copy in copies_of(app).list():
+        app.console.line(f"private copy of backup {copy.backup_id} in {copy.directory}: {in_words(copy)}")
     if status.active_run:
         app.console.line(f"run {status.active_run.id} ({status.active_run.workflow}) is in progress")
     for left in status.left_desynced:

@@ -67,7 +67,12 @@ def test_a_desync_is_always_undone_and_never_one_of_somebody_else(cloud: Cloud, 
     assert (desynced(cloud), rows(cloud)) == ([], [])
 
     # a backup that fails: by its undo
-    said = cloud.run("backup", "create", configuration=always, expect=6, PATH="/usr/bin/no")
+    policy = yaml.safe_load(always.read_text())
+    hasty = cloud.directory / "hasty.yml"
+    hasty.write_text(yaml.safe_dump({**policy, "limits": {"backup_timeout_s": 0.2}}))
+    said = cloud.run("backup", "create", configuration=hasty, expect=6)
+    hasty.unlink()
+    assert "let node2 take part in flow control again ... ok" in said.stderr
     assert (desynced(cloud), rows(cloud)) == ([], [])
 
     # somebody else's stays, and that node is no donor
