@@ -14,6 +14,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dbha.backup.chains import judged
+from dbha.backup.immutable import (
+    LOCK,
+    Lock,
+    can_freeze,
+    freeze,
+    new_lock,
+    refuse_locked,
+    thaw,
+    unreadable_lock,
+)
 from dbha.backup.keep import KeepMark, unreadable_mark
 from dbha.backup.manifest import (
     BACKUP_ID,
@@ -41,8 +51,9 @@ _BLOCK_BYTES = 1 << 20
 class DirectoryStore:
     """See Store. Directories and files are for their owner only: they hold every row of every service."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, immutable_days: int = 0) -> None:
         self.directory = directory
+        self._immutable_days = immutable_days
 
     @property
     def where(self) -> str:
@@ -59,7 +70,7 @@ class DirectoryStore:
         if place is not None and place.name != f"{backup_id}{PARTIAL}":  # failed, or half deleted
             self.delete(backup_id)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return DirectoryDraft(self.directory, backup_id)
+        return DirectoryDraft(self.directory, backup_id, self._immutable_days)
 
     def list(self) -> tuple[StoredBackup, ...]:
         """See Store."""
@@ -106,12 +117,25 @@ class DirectoryStore:
             raise UsageError(f"there is no backup {backup_id}", hint="dbha backup list")
         if _is_locked(place):
             raise BusyError(f"backup {backup_id} is being written")
+        refuse_locked(backup_id, _read_lock(place, backup_id), datetime.now(UTC))
         leaving = self.directory / f"{backup_id}{DELETING}"
         if place != leaving:  # renamed first: half a backup must never look like a whole one
             place.rename(leaving)
             _sync_directory(self.directory)
+        thaw(leaving.iterdir())
         shutil.rmtree(leaving)
         _sync_directory(self.directory)
+
+    def locks(self) -> str:
+        """See Store."""
+        if not self._immutable_days:
+            return ""
+        also = (
+            "files cannot be changed by root either (chattr +i)"
+            if can_freeze(self.directory)
+            else "by dbha alone: chattr +i needs root and a file system that has it"
+        )
+        return f"{self._immutable_days} days, {also}"
 
     def free_bytes(self) -> int:
         """See Store."""
@@ -150,8 +174,8 @@ class DirectoryStore:
 class DirectoryDraft:
     """See Draft. Holds a lock on its directory, so that everybody sees whether somebody is still at it."""
 
-    def __init__(self, directory: Path, backup_id: str) -> None:
-        self._directory, self._id = directory, backup_id
+    def __init__(self, directory: Path, backup_id: str, immutable_days: int) -> None:
+        self._directory, self._id, self._immutable_days = directory, backup_id, immutable_days
         self._partial = directory / f"{backup_id}{PARTIAL}"
         self._partial.mkdir(mode=0o700, exist_ok=True)
         self._lock = os.open(self._partial, os.O_RDONLY | os.O_DIRECTORY)
@@ -182,10 +206,15 @@ class DirectoryDraft:
         (self._partial / STREAM).replace(self._partial / manifest.stream.file)
         for name, content in beside.items():
             _write_durably(self._partial / name, content)
+        if self._immutable_days:
+            lock = new_lock(self._id, self._immutable_days, datetime.now(UTC))
+            _write_durably(self._partial / LOCK, sealed(lock))
         _write_durably(self._partial / MANIFEST, sealed(manifest))
         _sync_directory(self._partial)
         self._partial.rename(self._directory / self._id)
         _sync_directory(self._directory)
+        if self._immutable_days:  # what is written beside it later, a verdict or a mark, is not among them
+            freeze((self._directory / self._id).iterdir())
         os.close(self._lock)
 
     def abandon(self, reason: str, log: bytes) -> None:
@@ -215,11 +244,12 @@ def _look(place: Path) -> StoredBackup:
         manifest = _read_manifest(place)
     except FoundWrongError as error:
         return StoredBackup(
-            backup_id, Status.DAMAGED, str(error), _size(place), mark=_read_mark(place, backup_id)
-        )
+            backup_id, Status.DAMAGED, str(error), _size(place), lock=_read_lock(place, backup_id),
+            mark=_read_mark(place, backup_id),
+        )  # fmt: skip
     found = StoredBackup(
         backup_id, Status.COMPLETE, "", manifest.stream.stored_bytes, manifest, _read_verification(place),
-        _read_mark(place, backup_id),
+        _read_lock(place, backup_id), _read_mark(place, backup_id),
     )  # fmt: skip
     problem = _problem(place, manifest)
     if found.verification is not None and found.verification.outcome == "bad":
@@ -284,6 +314,17 @@ def _read_mark(place: Path, backup_id: str) -> KeepMark | None:
     except (OSError, FoundWrongError):
         return unreadable_mark(backup_id, datetime.now(UTC))
     return mark if mark.backup == backup_id else unreadable_mark(backup_id, mark.when)
+
+
+def _read_lock(place: Path, backup_id: str) -> Lock | None:
+    """Return the lock, if there is one; one that is damaged, or belongs to another backup, counts as holding."""
+    try:
+        lock = unsealed((place / LOCK).read_bytes(), Lock, LOCK)
+    except FileNotFoundError:
+        return None
+    except (OSError, FoundWrongError):
+        return unreadable_lock(backup_id)
+    return lock if lock.backup == backup_id else unreadable_lock(backup_id)
 
 
 def _read(path: Path, backup_id: str) -> bytes:

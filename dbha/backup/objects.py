@@ -48,6 +48,12 @@ class Objects(Protocol):
     def delete(self, name: str) -> None:
         """Delete an object, if it is there."""
 
+    def locks(self) -> str:
+        """Return in words how the store itself keeps objects from being deleted; empty where it does not.
+
+        Raises FoundWrongError when it cannot, and is configured to.
+        """
+
     def age_s(self, name: str) -> float:
         """Return how long ago an object was stored, by the store's own clock. Raises FileNotFoundError."""
 
@@ -97,6 +103,10 @@ class PatientObjects:
     def delete(self, name: str) -> None:
         """See Objects."""
         self._patiently(lambda: self._objects.delete(name))
+
+    def locks(self) -> str:
+        """See Objects."""
+        return self._patiently(self._objects.locks)
 
     def age_s(self, name: str) -> float:
         """See Objects."""

@@ -42,6 +42,7 @@ def listed(
             verified=backup.verified,
             base=backup.manifest.base.id if backup.manifest and backup.manifest.base else None,
             mark=str(backup.mark) if backup.mark and backup.mark.holds(now) else "",
+            lock=str(backup.lock) if backup.lock and backup.lock.holds(now) else "",
             run=needed.get(backup.id, ""),
         )
         for backup in backups

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from dbha.backup.chains import judged
 from dbha.backup.directory_store import FAILURE, LOG, MANIFEST, MARK, VERIFICATION, reason_in
+from dbha.backup.immutable import LOCK, Lock, new_lock, refuse_locked, unreadable_lock
 from dbha.backup.keep import KeepMark, unreadable_mark
 from dbha.backup.manifest import BACKUP_ID, Manifest, Verification, require_same, sealed, unsealed
 from dbha.backup.objects import Objects
@@ -34,8 +35,8 @@ class RemoteStore:
 
     directory = None
 
-    def __init__(self, objects: Objects, *, part_bytes: int = PART_BYTES) -> None:
-        self._objects, self._part_bytes = objects, part_bytes
+    def __init__(self, objects: Objects, *, part_bytes: int = PART_BYTES, locked_days: int = 0) -> None:
+        self._objects, self._part_bytes, self._locked_days = objects, part_bytes, locked_days
 
     @property
     def where(self) -> str:
@@ -50,7 +51,7 @@ class RemoteStore:
         if MANIFEST in sizes or (sizes and not go_on):
             raise UsageError(f"there is already a backup {backup_id} in {self.where}")
         self._refuse_while_written(backup_id, sizes)
-        return RemoteDraft(self._objects, backup_id, sizes, self._part_bytes)
+        return RemoteDraft(self._objects, backup_id, sizes, self._part_bytes, self._locked_days)
 
     def list(self) -> tuple[StoredBackup, ...]:
         """See Store."""
@@ -104,8 +105,14 @@ class RemoteStore:
             raise UsageError(f"there is no backup {backup_id} in {self.where}", hint="dbha backup list")
         if MANIFEST not in sizes:
             self._refuse_while_written(backup_id, sizes)
-        for file in sorted(sizes, key=lambda file: (file != MANIFEST, file)):
+        lock = self._lock(backup_id) if LOCK in sizes else None
+        refuse_locked(backup_id, lock, datetime.now(UTC))
+        for file in sorted(sizes, key=lambda file: (file != MANIFEST, file == LOCK, file)):
             self._objects.delete(f"{backup_id}/{file}")
+
+    def locks(self) -> str:
+        """See Store."""
+        return self._objects.locks()
 
     def free_bytes(self) -> int | None:
         """See Store."""
@@ -123,10 +130,13 @@ class RemoteStore:
             status, reason = self._why_not_complete(backup_id, sizes)
             return StoredBackup(backup_id, status, reason, sum(sizes.values()))
         mark = self._mark(backup_id) if MARK in sizes else None
+        lock = self._lock(backup_id) if LOCK in sizes else None
         try:
             manifest = self.manifest(backup_id)
         except FoundWrongError as error:
-            return StoredBackup(backup_id, Status.DAMAGED, str(error), sum(sizes.values()), mark=mark)
+            return StoredBackup(
+                backup_id, Status.DAMAGED, str(error), sum(sizes.values()), lock=lock, mark=mark
+            )
         verification = self._verification(backup_id) if VERIFICATION in sizes else None
         problem = problem_of(parts_of(sizes), manifest.stream.stored_bytes)
         if manifest.definitions.file not in sizes:
@@ -140,6 +150,7 @@ class RemoteStore:
             manifest.stream.stored_bytes,
             manifest,
             verification,
+            lock,
             mark,
         )
 
@@ -152,6 +163,16 @@ class RemoteStore:
         except (OSError, FoundWrongError):
             return unreadable_mark(backup_id, datetime.now(UTC))
         return mark if mark.backup == backup_id else unreadable_mark(backup_id, mark.when)
+
+    def _lock(self, backup_id: str) -> Lock | None:
+        """Return the lock; one that is damaged, or belongs to another backup, counts as holding."""
+        try:
+            lock = unsealed(self._objects.get(f"{backup_id}/{LOCK}"), Lock, LOCK)
+        except FileNotFoundError:  # it was deleted just now, with its backup
+            return None
+        except (OSError, FoundWrongError):
+            return unreadable_lock(backup_id)
+        return lock if lock.backup == backup_id else unreadable_lock(backup_id)
 
     def _require_whole(self, backup_id: str) -> None:
         """Raise UsageError for a backup that was never complete, or is not there any more."""
@@ -211,9 +232,18 @@ class RemoteStore:
 class RemoteDraft:
     """See Draft. What an interrupted attempt left is there in `sizes`; its parts are not sent again."""
 
-    def __init__(self, objects: Objects, backup_id: str, sizes: Mapping[str, int], part_bytes: int) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        backup_id: str,
+        sizes: Mapping[str, int],
+        part_bytes: int,
+        locked_days: int,
+    ) -> None:
         self._objects, self._id, self._part_bytes = objects, backup_id, part_bytes
-        self._there = dict(sizes)
+        # What the server locked for an earlier attempt is locked too briefly for this one: it is sent again.
+        self._there = {} if locked_days else dict(sizes)
+        self._lock = new_lock(backup_id, locked_days, datetime.now(UTC)) if locked_days else None
         self._written: dict[str, int] = {}
         self._buffer = bytearray()
         self._told_s = 0.0
@@ -241,6 +271,9 @@ class RemoteDraft:
         for file, content in beside.items():
             self._objects.put(self._name(file), content)
             self._written[file] = len(content)
+        if self._lock:
+            self._objects.put(self._name(LOCK), sealed(self._lock))
+            self._written[LOCK] = len(sealed(self._lock))
         self._require_all_and_nothing_else()
         self._objects.put(self._name(MANIFEST), sealed(manifest))
         self._objects.delete(self._name(WRITER))

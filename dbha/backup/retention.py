@@ -24,6 +24,7 @@ class Listed:
     base: str | None = None  # the backup that an incremental one cannot be restored without
     mark: str = ""  # the words of the mark that keeps it now
     run: str = ""  # the run that has not ended and names it
+    lock: str = ""  # the words of the lock that holds it now
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,8 @@ def _why_needed(backup: Listed) -> Iterator[str]:
         yield f"run {backup.run} needs it"
     if backup.mark:
         yield backup.mark
+    if backup.lock:
+        yield backup.lock
 
 
 def _why_shown(backup: Listed, policy: RetentionPolicy, now: datetime) -> Iterator[str]:

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,11 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
+from dbha.backup.directory_store import FAILURE, LOG, MARK, VERIFICATION
 from dbha.backup.objects import StoredObject, StoreLostError, StoreUnreachableError
+from dbha.backup.remote_names import WRITER
+from dbha.config.model import ObjectLock
+from dbha.errors import FoundWrongError
 from dbha.secrets import Secret
 
 _CONNECTIONS = 10
@@ -29,6 +33,15 @@ _PASSING = (
     "BadDigest",
     "IncompleteBody",
 )
+_NO_LOCKS = ("ObjectLockConfigurationNotFoundError", "NotImplemented", "MethodNotAllowed", "InvalidRequest")
+_FORBIDDEN = 403
+_CHANGING = (
+    WRITER,
+    VERIFICATION,
+    MARK,
+    FAILURE,
+    LOG,
+)  # files of a backup that are replaced, or removed, later
 _HINT = "compare endpoint, bucket and region in dbha.yml, and the two keys among the secrets"
 
 
@@ -44,6 +57,15 @@ class S3Place:
     secret_key: Secret
     ca_file: Path | None
     timeout_s: float
+    lock: ObjectLock | None = None
+
+
+def lock_arguments(lock: ObjectLock, now: datetime) -> dict[str, Any]:
+    """Return what PutObject is told so that the server refuses to delete or replace that version of an object."""
+    return {
+        "ObjectLockMode": lock.mode.upper(),
+        "ObjectLockRetainUntilDate": now + timedelta(days=lock.days),
+    }
 
 
 class S3Objects:
@@ -56,12 +78,15 @@ class S3Objects:
     def put(self, name: str, content: bytes) -> None:
         """See Objects. An object of S3 is there as a whole, or not at all; the server checks its MD5."""
         checksum = hashlib.md5(content, usedforsecurity=False).digest()
+        lock = self._place.lock if name.rpartition("/")[2] not in _CHANGING else None
+        retention = lock_arguments(lock, datetime.now(UTC)) if lock else {}
         with self._translated():
             self._client.put_object(
                 Bucket=self._place.bucket,
                 Key=self._key(name),
                 Body=content,
                 ContentMD5=base64.b64encode(checksum).decode(),
+                **retention,
             )
 
     def get(self, name: str) -> bytes:
@@ -83,12 +108,58 @@ class S3Objects:
             ]
 
     def delete(self, name: str) -> None:
-        """See Objects."""
+        """See Objects. In a bucket with Object Lock every version goes; one that is locked stays, and is hidden."""
+        if self._place.lock:
+            self._delete_versions(self._key(name))
+            return
         try:
             with self._translated():
                 self._client.delete_object(Bucket=self._place.bucket, Key=self._key(name))
         except FileNotFoundError:  # some servers say so, others do not
             return
+
+    def locks(self) -> str:
+        """See Objects."""
+        lock = self._place.lock
+        if lock is None:
+            return ""
+        try:
+            answer = self._client.get_object_lock_configuration(Bucket=self._place.bucket)
+            is_on = answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled"
+        except ClientError as error:
+            is_on, told = False, error.response.get("Error", {})
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status in (401, 403):
+                raise self._from_answer(error) from error
+            if told.get("Code") not in _NO_LOCKS and status not in (404, 501):
+                raise self._from_answer(error) from error
+        except (BotoCoreError, OSError) as error:
+            raise StoreLostError(f"{self.where} does not answer: {error}", hint=_HINT) from error
+        if not is_on:
+            raise FoundWrongError(
+                f"{self.where} has no Object Lock",
+                hint="it is switched on when a bucket is made: use one that has it, or take `object_lock` out",
+            )
+        return f"{lock.days} days, by the server's Object Lock ({lock.mode})"
+
+    def _delete_versions(self, key: str) -> None:
+        with self._translated():
+            pages = self._client.get_paginator("list_object_versions").paginate(
+                Bucket=self._place.bucket, Prefix=key
+            )
+            versions = [
+                each["VersionId"]
+                for page in pages
+                for each in (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))
+                if each["Key"] == key
+            ]
+            try:
+                for version in versions:
+                    self._client.delete_object(Bucket=self._place.bucket, Key=key, VersionId=version)
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] != _FORBIDDEN:
+                    raise
+                self._client.delete_object(Bucket=self._place.bucket, Key=key)
 
     def age_s(self, name: str) -> float:
         """See Objects. Both times are in one answer of the server."""

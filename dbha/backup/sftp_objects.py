@@ -51,6 +51,10 @@ class SftpObjects:
             self._sftp.delete(self._path(name))
             self._made.discard(posixpath.dirname(self._path(name)))
 
+    def locks(self) -> str:
+        """See Objects. SFTP has nothing of the kind."""
+        return ""
+
     def age_s(self, name: str) -> float:
         """See Objects."""
         with self._translated():

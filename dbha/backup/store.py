@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from dbha.backup.immutable import Lock
 from dbha.backup.keep import KeepMark
 from dbha.backup.manifest import BACKUP_ID, Manifest, Verification
 from dbha.errors import FoundWrongError, UsageError
@@ -34,6 +35,7 @@ class StoredBackup:
     stored_bytes: int
     manifest: Manifest | None = None
     verification: Verification | None = None
+    lock: Lock | None = None  # until when nobody may delete it, in a store that locks
     mark: KeepMark | None = None  # the last word on whether it is to be kept, if anybody said one
 
     @property
@@ -130,7 +132,13 @@ class Store(Protocol):
     def delete(self, backup_id: str) -> None:
         """Delete a backup, whatever its status.
 
-        Raises UsageError for an unknown id, and BusyError while it is being written.
+        Raises UsageError for an unknown id, BusyError while it is being written, UnsafeError while it is locked.
+        """
+
+    def locks(self) -> str:
+        """Return in words how new backups are kept from being deleted; empty where they are not.
+
+        Raises FoundWrongError when the store cannot do what it is configured to.
         """
 
     def free_bytes(self) -> int | None:

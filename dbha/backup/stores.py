@@ -21,13 +21,15 @@ def make_store(name: str, policy: StorePolicy, secret: Callable[[str], Secret]) 
     """Return the store of this name; nothing is asked of it yet. `secret` raises ConfigurationError for none."""
     match policy:
         case DirectoryPolicy():
-            return DirectoryStore(policy.directory)
+            return DirectoryStore(policy.directory, immutable_days=policy.immutable_days)
         case SftpStore():
             where = f"store `{name}` (sftp, {policy.host}:{policy.directory})"
             objects = SftpObjects(_endpoint(policy), policy.directory, where)
             return RemoteStore(PatientObjects(objects, policy.patience_s))
         case S3Store():
-            return RemoteStore(PatientObjects(_bucket(name, policy, secret), policy.patience_s))
+            days = policy.object_lock.days if policy.object_lock else 0
+            objects_there = PatientObjects(_bucket(name, policy, secret), policy.patience_s)
+            return RemoteStore(objects_there, locked_days=days)
 
 
 def _endpoint(policy: SftpStore) -> SshEndpoint:
@@ -53,5 +55,6 @@ def _bucket(name: str, policy: S3Store, secret: Callable[[str], Secret]) -> "S3O
         secret_key=secret(f"{word}_secret_key"),
         ca_file=policy.ca_file,
         timeout_s=policy.timeout_s,
+        lock=policy.object_lock,
     )
     return S3Objects(place, f"store `{name}` (s3, {policy.endpoint}, bucket {policy.bucket})")

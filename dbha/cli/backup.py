@@ -377,6 +377,8 @@ def _window_lines(window: dict[str, Any] | None) -> Iterator[str]:
 
 
 def _kept(backup: StoredBackup) -> str:
+    if backup.lock is not None and backup.lock.holds(datetime.now(UTC)):
+        return str(backup.lock).removesuffix(" UTC")
     if backup.mark is None or not backup.mark.holds(datetime.now(UTC)):
         return "-"
     return str(backup.mark.until or "yes")

@@ -103,4 +103,5 @@ def _release(app: App, name: str) -> str:
 
 def _store(app: App, name: str) -> str:
     store = app.site.store_of(name)
-    return f"ok ({len(store.list())} backups in {store.where})"
+    found, locks = len(store.list()), store.locks()
+    return f"ok ({found} backups in {store.where}{f'; new ones are locked for {locks}' if locks else ''})"

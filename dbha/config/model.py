@@ -90,6 +90,7 @@ class DirectoryStore(Section):
 
     kind: Literal["directory"] = "directory"
     directory: Path
+    immutable_days: NonNegativeInt = 0
 
 
 class SftpStore(Section):
@@ -105,6 +106,13 @@ class SftpStore(Section):
     patience_s: PositiveFloat = 120
 
 
+class ObjectLock(Section):
+    """What an S3 server with Object Lock is told of every object of a backup: nobody deletes it for so many days."""
+
+    mode: Literal["governance", "compliance"]
+    days: PositiveInt
+
+
 class S3Store(Section):
     """A backup store in a bucket of an S3-compatible server; its keys are secrets."""
 
@@ -114,6 +122,7 @@ class S3Store(Section):
     prefix: str = ""
     region: str = "us-east-1"
     ca_file: Path | None = None
+    object_lock: ObjectLock | None = None
     timeout_s: PositiveFloat = 60
     patience_s: PositiveFloat = 120
 

@@ -167,6 +167,7 @@ def backup_as_json(backup: StoredBackup) -> dict[str, Any]:
         "donor": manifest.donor if manifest else None,
         "compression": manifest.stream.compression.value if manifest else None,
         "recipients": list(manifest.recipients) if manifest else [],
+        "locked_until": backup.lock.until.isoformat() if backup.lock else None,
         "kept": mark is not None,
         "kept_until": mark.until.isoformat() if mark and mark.until else None,
         "kept_note": mark.note if mark else "",

@@ -15,7 +15,7 @@ import pytest
 from dbha.backup.definitions import DatabaseDefinition, Definitions
 from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.manifest import Base, DefinitionsFile, Manifest, StreamFile, Verification
-from dbha.backup.store import Status, StoredBackup, resolve, stored_ratio
+from dbha.backup.store import Status, Store, StoredBackup, resolve, stored_ratio
 from dbha.backup.stored_bytes import definitions_of
 from dbha.errors import BusyError, FoundWrongError, UsageError
 from tests.unit.test_backup_manifest import MANIFEST
@@ -45,7 +45,7 @@ def manifest_of(backup_id: str, content: bytes) -> Manifest:
     )
 
 
-def complete(store: DirectoryStore, backup_id: str, *, base: Manifest | None = None) -> Manifest:
+def complete(store: Store, backup_id: str, *, base: Manifest | None = None) -> Manifest:
     content = DEFINITIONS.model_dump_json(by_alias=True).encode()
     manifest = manifest_of(backup_id, content)
     if base is not None:
