@@ -12,7 +12,8 @@ _LOOK = (
     'for tool in mariadbd bash "$@"; do '
     'command -v "$tool" >/dev/null || { echo "$tool is not installed"; exit 3; }; done; '
     '[ -w "${data%/*}" ] || { echo "${data%/*} cannot be written to"; exit 3; }; '
-    'stat -c %d "${data%/*}" "$data"; df --output=avail -B1 "${data%/*}" | tail -n 1; '
+    'stat -c %d "${data%/*}"; if mountpoint -q "$data"; then echo mounted; else stat -c %d "$data"; fi; '
+    'df --output=avail -B1 "${data%/*}" | tail -n 1; '
     "mariadbd --no-defaults --version; mariadb-backup --no-defaults --version 2>&1"
 )
 _MISSING = 'for tool in "$@"; do command -v "$tool" >/dev/null || echo "$tool"; done'

@@ -220,9 +220,7 @@ def _whole(
     app.console.line(f"the cluster is as it was {_when(spec)}, on {', '.join(spec.nodes)}")
     for node in spec.nodes:
         app.console.line(f"the old data of {node} is kept in {outcome.facts[f'exchange:{node}']['old']}")
-    app.console.line(
-        f"next: dbha restore --forget {outcome.run_id}     when nobody wants to go back any more"
-    )
+    app.console.line(f"next: dbha runs show {outcome.run_id}     says whether the old data may go, and how")
 
 
 def _undo(app: App, run: str, *, dry_run: bool, yes: bool, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from dbha.journal import as_json as run_as_json
 from dbha.schema.migration_account import remove_migration_account
 from dbha.upgrade import whole_restore_plan, whole_restore_undo
 from dbha.upgrade.fencing import fenced_by
+from dbha.upgrade.kept_data import kept_data
 from dbha.workflow import Plan
 
 _PLANS: Mapping[str, Callable[[App, RunRecord], Plan]] = {
@@ -68,8 +69,10 @@ def list_runs(app: App, limit: int, as_json: bool) -> None:
 def show(app: App, run: str, as_json: bool) -> None:
     """Show a run with its steps; `latest` is the newest."""
     record = find(app, run)
+    is_kept = record.workflow == whole_restore_plan.WORKFLOW and record.state is RunState.DONE
+    kept = kept_data(app.site, record) if is_kept else None
     if as_json:
-        app.console.json(run_as_json(record))
+        app.console.json({**run_as_json(record), **({"kept": kept.as_json()} if kept else {})})
         return
     console = app.console
     console.line(f"run {record.id}: {record.workflow}, {_state(app, record)}")
@@ -78,10 +81,8 @@ def show(app: App, run: str, as_json: bool) -> None:
     )
     if record.outcome:
         console.line(f"outcome: {record.outcome}")
-    if record.workflow == whole_restore_plan.WORKFLOW and record.state is RunState.DONE:
-        console.line(
-            f"the old data may be kept still: dbha restore --undo {record.id}, or --forget {record.id}"
-        )
+    for line in kept.lines if kept else ():
+        console.line(line)
     console.line()
     console.table(
         ("STEP", "STATE", "SECONDS", "TITLE"),

@@ -193,6 +193,7 @@ def _explain(spec: RestoreSpec, failure: DbhaError, begun: frozenset[str]) -> Db
         failure.unchanged = failure.unchanged or UpgradeRolledBackError.unchanged
         return failure
     again = " ".join(f"--service {each.service}" for each in spec.services)
+    again += f" --store {spec.store}" if spec.store else ""
     return UpgradeRolledBackError(
         f"the restore of {spec.names} failed: {failure}",
         hint="dbha runs show latest     what failed, step by step\n"

@@ -43,6 +43,14 @@ def decide(
     """
     require_admitted(states)
     verdict = assess(states, expected=len(nodes))
+    if verdict.level == "unsafe":
+        raise UnsafeError(
+            f"the cluster is unsafe: {'; '.join(verdict.reasons)}. A restore would end all of it, and what was"
+            " written to each part with it: whether that may be is for a human to say",
+            hint="stop the server on every node by hand (`systemctl stop mariadb` there; in a sandbox `dbha sandbox"
+            f" kill NODE`), then: dbha restore {manifest.id}     it takes a cluster that is all down\n"
+            "docs/runbooks/cluster-unsafe.md     how to save what only one part has",
+        )
     if unknown := sorted(set(accept_missing) - {node.name for node in nodes}):
         raise UsageError(f"no node is called {', '.join(unknown)}; there are {', '.join(map(str, nodes))}")
     silent = {name: host.problem for name, host in hosts.items() if host.problem}
@@ -78,7 +86,11 @@ def _against(manifest: Manifest, host: HostState) -> list[str]:
     reasons = []
     series = series_of(manifest.tool_version)
     if host.is_mount_point:
-        reasons.append(f"{host.node}: its data directory is a mount point, which cannot be exchanged")
+        reasons.append(
+            f"{host.node}: its data directory is a mount point, which cannot be exchanged; either move the data into"
+            " a directory below it, one node after the other (docs/how-to/restore-the-cluster.md), or restore the"
+            f" services, which exchanges no directory: dbha restore {manifest.id} --service NAME"
+        )
     if series_of(host.tool_version) != series:
         reasons.append(
             f"{host.node}: has mariadb-backup {host.tool_version or 'of an unknown version'}, and only {series} can"

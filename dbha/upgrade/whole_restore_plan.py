@@ -59,6 +59,17 @@ class WholeRestoreSpec(BaseModel):
         return in_words(self.backup_id, self.to)
 
     @property
+    def command(self) -> str:
+        """What to type for the same once more."""
+        words = [
+            self.backup_id,
+            *(f"--accept-missing {node}" for node in self.missing),
+            *((f"--to {self.to}",) if self.to else ()),
+            *((f"--store {self.store}",) if self.store else ()),
+        ]
+        return f"dbha restore {' '.join(words)}"
+
+    @property
     def heads(self) -> Heads:
         """The schema heads that every database must have."""
         return {name: found for each in self.services for name, found in each.heads.items()}
@@ -231,11 +242,10 @@ class _World:
         if failure.exit_code in (130, 143):
             failure.unchanged = failure.unchanged or UpgradeRolledBackError.unchanged
             return failure
-        to = f" --to {self.spec.to}" if self.spec.to else ""
         return UpgradeRolledBackError(
             f"the restore of the cluster failed: {failure}",
             hint="dbha runs show latest     what failed, step by step\n"
-            f"dbha restore {self.spec.backup_id}{to}     once the cause is gone",
+            f"{self.spec.command}     once the cause is gone",
         )
 
 

@@ -220,7 +220,17 @@ def test_the_old_data_is_there_until_it_is_forgotten(cloud: Cloud) -> None:
     before = timeline(cloud)
     run = restored_run(cloud)
     require_restored(cloud)
-    assert f"dbha restore --undo {run}" in cloud.run("runs", "show").stdout
+    shown = cloud.run("runs", "show").stdout
+    assert (
+        f"node1, node2, node3: the data of before this run is kept\n  go back to it: dbha restore --undo {run}"
+        in shown
+    )
+    assert "it should stay for now: no backup was taken and verified since" in shown
+    cloud.run("backup", "create", "--verify")
+    assert f"it may go: dbha restore --forget {run}" in cloud.run("runs", "show", run).stdout
+    assert cloud.json("runs", "show", run)["kept"]["may_go"] is True
+    for wrong in (("--store", "local"), ("--service", "nova"), ("--accept-missing", "node1")):
+        cloud.run("restore", "--undo", run, *wrong, expect=2)
     said = cloud.run("restore", "--undo", run, "--yes", expect=5, DBHA_SECRET_ADMIN_PASSWORD="wrong")
     assert "refused the account" in said.stderr
     cloud.run("restore", "--undo", run, "--yes", fault="after:done:return:node2")

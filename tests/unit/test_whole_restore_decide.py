@@ -96,6 +96,16 @@ def test_what_speaks_against_it_is_said_before_anything_is_touched(
     assert caught.value.unchanged == "nothing was changed"
 
 
+def test_an_unsafe_cluster_is_to_be_stopped_by_hand() -> None:
+    parted = tuple(
+        replace(state, cluster_size=1, conf_id=number) for number, state in enumerate(states(*HEALTHY))
+    )
+    with pytest.raises(UnsafeError, match="the cluster is unsafe") as caught:
+        decide(MANIFEST, NODES, hosts(), parted, accept_missing=())
+    assert "systemctl stop mariadb" in caught.value.hint
+    assert "docs/runbooks/cluster-unsafe.md" in caught.value.hint
+
+
 def test_nodes_on_one_file_system_share_its_room() -> None:
     manifest = MANIFEST.model_copy(update={"stream": MANIFEST.stream.model_copy(update={"raw_bytes": GIB})})
     together = {name: host(name, filesystem="here:1", free_bytes=3 * GIB) for name in HEALTHY}
