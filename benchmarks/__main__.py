@@ -7,7 +7,7 @@ from benchmarks import backup, replay, restore, upgrade, whole_restore
 
 _DEFAULTS = {
     "restore": (20_000, 60_000),
-    "backup": (20_000,),
+    "backup": (15_000, 60_000),  # some 0.5 and 2 GB
     "upgrade": (20_000,),
     "whole-restore": (15_000, 80_000),
     "replay": (20_000,),

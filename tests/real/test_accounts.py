@@ -68,8 +68,8 @@ def test_accounts_come_back_with_the_service_that_lost_them(cloud: Cloud) -> Non
         again = cloud.run("restore", backup_id, "--service", "nova", "--yes")
         assert "nova@%: given rights again" in again.stderr
         assert "none was missing" in cloud.run("restore", backup_id, "--service", "nova", "--yes").stderr
-        cloud.execute("GRANT UPDATE ON glance.* TO glance@'%'")
     finally:
+        cloud.execute("GRANT UPDATE ON glance.* TO glance@'%'")
         cloud.execute(*(statement.replace(", nova@'%'", "") for statement in GONE))
     cloud.assert_as_before()
 
