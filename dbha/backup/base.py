@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dbha.backup.lineage import Directory, in_words
 from dbha.backup.manifest import Manifest
-from dbha.backup.store import Status, StoredBackup, resolve
+from dbha.backup.store import Status, StoredBackup, complete_ones, resolve
 from dbha.backup.tool_files import series_of
 from dbha.config.model import IncrementalPolicy
 from dbha.errors import UnsafeError
@@ -22,8 +22,8 @@ def choose_base(backups: Sequence[StoredBackup], name: str, policy: IncrementalP
         backup_id = resolve(backups, name)
         chosen = next(backup for backup in backups if backup.id == backup_id)
     else:
-        full = [each for each in backups if each.manifest is not None and each.manifest.kind == "full"]
-        good = [each for each in full if each.status is Status.COMPLETE]
+        whole = complete_ones(backups)
+        good = [each for each in whole if each.manifest is not None and each.manifest.kind == "full"]
         if not good:
             raise UnsafeError("there is no good full backup to go on from", hint=_FULL)
         chosen = good[-1]
@@ -35,6 +35,8 @@ def choose_base(backups: Sequence[StoredBackup], name: str, policy: IncrementalP
 
 
 def _why_no_base(base: Manifest, policy: IncrementalPolicy) -> str:
+    if base.part:
+        return f"it holds only {base.part}"
     if base.origin is None or base.lsn is None:
         return "it was taken by a dbha that did not record what that needs"
     if base.depth >= policy.max_depth:

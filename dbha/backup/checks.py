@@ -69,8 +69,8 @@ class Result:
 
 
 def check(known: Known, policy: BackupCheckPolicy, now: datetime) -> tuple[Result, ...]:
-    """Return the result of every test, always in the same order."""
-    good = good_ones(known.backups)
+    """Return the result of every test, always in the same order. Backups of only some services count for nothing."""
+    good = good_ones([backup for backup in known.backups if not backup.part])
     full = [backup for backup in good if backup.base is None]
     return (
         _age("age", "complete", good, policy.warning_age_h, policy.critical_age_h, now),

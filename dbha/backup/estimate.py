@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbha.backup.manifest import Scope
+from dbha.backup.pipeline import SYSTEM_DATABASE
 from dbha.backup.store import Store
 from dbha.database import Session
 from dbha.errors import UnreachableError, UnsafeError
@@ -15,6 +17,7 @@ FIRST_RATIO = 0.6  # stored to raw, while no earlier backup tells better; zstd d
 FIRST_SHARE = 0.1  # of a full backup, while no earlier incremental one tells better
 GROWTH = 1.2
 REPLAY_GROWTH = 3  # of data for each byte of logs: the server logs them again, and rows have indexes
+_SYSTEM_TABLESPACE = "innodb_system"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,13 @@ def data_size(session: Session, databases: Sequence[str]) -> DataSize:
         all_bytes=sum(int(row["bytes"]) for row in rows),
         database_bytes=sum(int(row["bytes"]) for row in rows if row["name"].partition("/")[0] in databases),
     )
+
+
+def size_in_scope(session: Session, databases: Sequence[str], scope: Scope) -> int:
+    """Return how many bytes of tablespaces a backup of this scope copies; `databases` are those of its services."""
+    if scope is Scope.CLUSTER:
+        return data_size(session, databases).all_bytes
+    return data_size(session, (*databases, SYSTEM_DATABASE, _SYSTEM_TABLESPACE)).database_bytes
 
 
 def stored_estimate(data_bytes: int, ratio: float | None) -> int:

@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -30,6 +31,13 @@ class Record(BaseModel):
     """A frozen record; fields of later versions of dbha are ignored, never refused."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Scope(StrEnum):
+    """What a backup holds; these words are part of the `--json` contract."""
+
+    CLUSTER = "cluster"
+    SERVICES = "services"  # the databases of some: enough to restore these, never the whole cluster
 
 
 class ServiceState(Record):
@@ -117,6 +125,7 @@ class Manifest(Record):
     schema_version: Literal[1] = Field(default=1, alias="schema")
     id: BackupId
     cluster: str
+    scope: Scope = Scope.CLUSTER  # the only one of dbha 0.1
     kind: Literal["full", "incremental"] = "full"
     base: Base | None = None  # of an incremental one
     depth: int = 0  # how many incremental ones have to be applied to the full one, this one included
@@ -140,6 +149,11 @@ class Manifest(Record):
     data_bytes: int
     rows: RowCounts | None = None
     dbha_version: str
+
+    @property
+    def part(self) -> str:
+        """The services that it holds and nothing else, in words; empty when it is of the whole cluster."""
+        return ", ".join(sorted(self.services)) if self.scope is Scope.SERVICES else ""
 
     @property
     def recipients(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from typing import IO, Any, cast
 
 OPTIONS_FD = 9  # where mariadb-backup finds the option file: /dev/fd/9
@@ -34,6 +35,7 @@ _PAYLOAD = struct.Struct("<QQI")  # length, offset, checksum
 _LONGEST_PATH = 4096
 _KEEP_LIMIT_BYTES = 8192
 _BLOCK_BYTES = 1 << 20
+_NEAR_THE_END = ("BACKUP STAGE", "BACKUP LOCKS")  # what the tool says when all large tables are copied
 _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, which `fcntl` has a name for only since Python 3.10
 
 
@@ -126,6 +128,27 @@ class Members:
         self._header = b""
 
 
+class Throttle:
+    """Holds a stream down to a rate (0: none), as a bucket of one block that fills with time, until it is lifted."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._even_at_s = 0.0  # when what has passed will have been paid for
+        self._is_lifted = threading.Event()
+
+    def pay(self, size_bytes: int) -> None:
+        """Wait as long as these bytes, which have passed, should have taken."""
+        if not self._bytes_per_s or self._is_lifted.is_set():
+            return
+        now_s, fill_s = time.monotonic(), _BLOCK_BYTES / self._bytes_per_s
+        self._even_at_s = max(self._even_at_s, now_s - fill_s) + size_bytes / self._bytes_per_s
+        self._is_lifted.wait(max(0.0, self._even_at_s - now_s))
+
+    def lift(self) -> None:
+        """Let everything pass from now on, also what waits."""
+        self._is_lifted.set()
+
+
 def main() -> int:
     """Run the request of stdin and report; the exit status only says whether there is a report."""
     request = json.loads(sys.stdin.buffer.readline())
@@ -142,7 +165,7 @@ def main() -> int:
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
     """Copy, compress, encrypt and watch; return the report."""
-    members = Members()
+    members, throttle = Members(), Throttle(request["throttle_bytes_s"])
     lines: collections.deque[str] = collections.deque(maxlen=30)
     report: dict[str, Any] = {"problem": "", "raw_bytes": 0}
     try:
@@ -152,11 +175,11 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         )
     except OSError as error:
         return {**report, "problem": f"cannot start {error.filename}: {error.strerror}"}
-    listener = threading.Thread(target=_listen, args=(backup.stderr, lines))
+    listener = threading.Thread(target=_listen, args=(backup.stderr, lines, throttle))
     listener.start()
     target = cast("IO[bytes]", filters[0].stdin) if filters else sys.stdout.buffer
     try:
-        report["raw_bytes"] = _relay(backup, target, members, request["stall_limit_s"])
+        report["raw_bytes"] = _relay(backup, target, members, throttle, request["stall_limit_s"])
     except (ValueError, BrokenPipeError) as error:
         report["problem"] = str(error)
         backup.kill()
@@ -202,7 +225,11 @@ def _start(argv: list[str], **streams: Any) -> subprocess.Popen[bytes]:
 
 
 def _relay(
-    backup: subprocess.Popen[bytes], target_pipe: IO[bytes], members: Members, stall_limit_s: int
+    backup: subprocess.Popen[bytes],
+    target_pipe: IO[bytes],
+    members: Members,
+    throttle: Throttle,
+    stall_limit_s: int,
 ) -> int:
     """Hand the stream on to the first tool and return its length in bytes.
 
@@ -218,6 +245,7 @@ def _relay(
     signal.alarm(stall_limit_s)
     while moved := _move(source, target, members):
         total_bytes += moved
+        throttle.pay(moved)
         signal.alarm(stall_limit_s)
     return total_bytes
 
@@ -240,13 +268,18 @@ def _move(source: int, target: int, members: Members) -> int:
     return len(data)
 
 
-def _listen(stderr: IO[bytes], lines: collections.deque[str]) -> None:
-    """Pass the tool's words on, and remember the last of them."""
+def _listen(stderr: IO[bytes], lines: collections.deque[str], throttle: Throttle) -> None:
+    """Pass the tool's words on, and remember the last of them.
+
+    Once they say that the tool asks the server for its locks, nothing is throttled any more: the server waits for it.
+    """
     for line in io.BufferedReader(cast("io.RawIOBase", stderr)):
         with contextlib.suppress(OSError):
             os.write(2, line)
         if text := line.decode("utf-8", "replace").strip():
             lines.append(text[:400])
+            if any(words in text for words in _NEAR_THE_END):
+                throttle.lift()
 
 
 def _place_options(content: str) -> None:

@@ -23,6 +23,7 @@ from dbha.inventory import Node
 from dbha.transport import RunningCommand, Transport, deadline
 
 READ_BYTES = 1 << 20
+SYSTEM_DATABASE = "mysql"
 STALL_LIMIT_S = 600  # how long the stream may stand still before the donor gives up
 
 # What mariadb-backup says, and what that means for an operator.
@@ -33,6 +34,7 @@ _CAUSES = (
     ("Lost connection to", "the server went away during the backup"),
     ("Connection was killed", "its connection to the server was ended"),
     ("No space left on device", "the donor's disk is full"),
+    ("Was only able to copy log", "the redo log was overwritten before it was copied: make it larger"),
     ("Too many open files", "the donor allows too few open files"),
 )
 
@@ -58,12 +60,19 @@ class Report(Record):
 
 
 def backup_argv(
-    node: Node, user: str, policy: BackupPolicy, *, since_lsn: int | None = None
+    node: Node,
+    user: str,
+    policy: BackupPolicy,
+    databases: Sequence[str] = (),
+    *,
+    since_lsn: int | None = None,
 ) -> tuple[str, ...]:
     """Return the command that writes the stream to its stdout. The option file must be the first argument.
 
-    With `since_lsn` it copies only the pages of InnoDB that were changed since then.
+    With `since_lsn` it copies only the pages of InnoDB that were changed since then. With `databases`, these and what
+    a server cannot do without: the system's own database, the redo log.
     """
+    only = (f"--databases={' '.join((*databases, SYSTEM_DATABASE))}",) if databases else ()
     return (
         "mariadb-backup",
         f"--defaults-extra-file=/dev/fd/{OPTIONS_FD}",
@@ -77,6 +86,7 @@ def backup_argv(
         "--protocol=tcp",
         f"--datadir={node.datadir}",
         *(() if since_lsn is None else (f"--incremental-lsn={since_lsn}",)),
+        *only,
     )
 
 

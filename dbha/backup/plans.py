@@ -31,6 +31,7 @@ class BackupSpec(BaseModel):
     label: str
     backup_bytes: int
     verify: Annotated[Level | None, BeforeValidator(_level_of_old)]
+    services: tuple[str, ...] = ()  # only these; empty for the whole cluster
     store: str = ""  # the one of the configuration
     base: str = ""  # of an incremental one
     why_full: str = ""  # why it is none, although one was asked for
@@ -42,7 +43,9 @@ def backup_plan(spec: BackupSpec, shelf: Shelf) -> Plan:
 
     def take(context: StepContext) -> Facts:
         donor = shelf.cluster.node(spec.donor)
-        manifest = shelf.take(donor, spec.backup_id, label=spec.label, context=context, base=spec.base)
+        manifest = shelf.take(
+            donor, spec.backup_id, label=spec.label, services=spec.services, base=spec.base, context=context
+        )
         return {"id": manifest.id, "seqno": manifest.seqno, "note": in_bytes(manifest.stream.stored_bytes)}
 
     def verify(level: Level, context: StepContext) -> Facts:
@@ -74,4 +77,5 @@ def backup_plan(spec: BackupSpec, shelf: Shelf) -> Plan:
         steps = [stage(out), *steps, stage(Step("resync", let_in_again, let_in))]
     if spec.verify:
         steps.append(stage(Step("verify", "verify the backup", partial(verify, spec.verify))))
-    return Plan(title=f"backup {spec.backup_id}", forward=tuple(steps))
+    part = f" of {', '.join(spec.services)}" if spec.services else ""
+    return Plan(title=f"backup {spec.backup_id}{part}", forward=tuple(steps))

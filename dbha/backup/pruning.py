@@ -40,6 +40,7 @@ def listed(
             created=backup.created,
             status=backup.status,
             verified=backup.verified,
+            part=backup.manifest.part if backup.manifest else "",
             base=backup.manifest.base.id if backup.manifest and backup.manifest.base else None,
             mark=str(backup.mark) if backup.mark and backup.mark.holds(now) else "",
             lock=str(backup.lock) if backup.lock and backup.lock.holds(now) else "",

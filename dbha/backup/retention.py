@@ -1,5 +1,6 @@
 """Which backups stay and which may go, and why: one pure function of the backups, the rules and the time.
 
+Backups of the whole cluster are judged among themselves, and so are those of the same services.
 A rule chooses among the good backups: those that are complete and whose base, if they need one, is complete too.
 It chooses twice, once among those that were proven good and once among all, so that a backup nobody has verified
 never takes the place of one that was. What the rules leave is still kept when somebody or something needs it.
@@ -25,6 +26,7 @@ class Listed:
     mark: str = ""  # the words of the mark that keeps it now
     run: str = ""  # the run that has not ended and names it
     lock: str = ""  # the words of the lock that holds it now
+    part: str = ""  # the services that it holds and nothing else; empty for the whole cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,9 @@ def decide(
     """
     everything = sorted(backups, key=lambda backup: backup.id)
     good = good_ones(everything)
-    chosen = _chosen_by_rules(good, policy, now)
+    chosen: dict[str, list[str]] = {}
+    for part in sorted({backup.part for backup in good}):
+        chosen |= _chosen_by_rules([backup for backup in good if backup.part == part], policy, now, part)
     good_ids = {backup.id for backup in good}
     reasons = {}
     for backup in everything:
@@ -103,12 +107,15 @@ def _chain(backup: Listed, by_id: Mapping[str, Listed]) -> list[Listed | None]:
     return [*chain, None]
 
 
-def _chosen_by_rules(good: Sequence[Listed], policy: RetentionPolicy, now: datetime) -> dict[str, list[str]]:
-    """Return for each backup that a rule wants, which rules they are."""
+def _chosen_by_rules(
+    good: Sequence[Listed], policy: RetentionPolicy, now: datetime, part: str
+) -> dict[str, list[str]]:
+    """Return for each of these backups of one part that a rule wants, which rules they are."""
+    of_part = f" of {part}" if part else ""
     proven = [backup for backup in good if backup.verified]
     wanted = [
-        *((backup, "the newest one") for backup in good[:1]),
-        *((backup, "the last verified one") for backup in proven[:1]),
+        *((backup, f"the newest one{of_part}") for backup in good[:1]),
+        *((backup, f"the last verified one{of_part}") for backup in proven[:1]),
         *_by_rules(proven, policy, now),
         *_by_rules(good, policy, now),
     ]

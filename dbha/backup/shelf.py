@@ -2,14 +2,14 @@
 
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dbha.backup.definitions import Definitions
 from dbha.backup.encryption import NO_IDENTITIES, Identities, recipients_of
 from dbha.backup.levels import Level
-from dbha.backup.manifest import Manifest, ServiceState
+from dbha.backup.manifest import Manifest, Scope, ServiceState
 from dbha.backup.store import Status, Store
 from dbha.backup.stored_bytes import definitions_of
 from dbha.backup.take import take_backup
@@ -37,30 +37,41 @@ class Shelf:
     identities: Identities = NO_IDENTITIES
 
     def take(
-        self, donor: Node, backup_id: str, *, label: str, context: StepContext, base: str = ""
+        self,
+        donor: Node,
+        backup_id: str,
+        *,
+        label: str,
+        context: StepContext,
+        services: Collection[str] = (),
+        base: str = "",
     ) -> Manifest:
-        """Take a backup of the whole donor under this id, or return the one an interrupted attempt completed.
+        """Take a backup under this id, or return the one an interrupted attempt completed.
 
-        With `base` an incremental one upon that backup.
+        Of the whole donor or, where `services` are named, of these. With `base` an incremental one upon that backup.
         """
         for stored in self.store.list():
             if stored.id == backup_id and stored.status is Status.COMPLETE:
                 return self.store.manifest(backup_id)
             if stored.id == backup_id:  # an interrupted attempt's
                 self.store.delete(backup_id)
-        services = self.state_of_services(donor)
+        states = self.state_of_services(donor)
+        if absent := [name for name in services if name not in states]:
+            raise BackupFailedError(f"{', '.join(absent)} has no databases on {donor}", hint="dbha status")
+        taken = {name: state for name, state in states.items() if not services or name in services}
         return take_backup(
             self.cluster,
             self.store,
             donor,
             backup_id=backup_id,
-            services=services,
+            services=taken,
             label=label,
             policy=self.configuration.backup,
-            databases=[name for service in services.values() for name in service.databases],
+            databases=[name for service in taken.values() for name in service.databases],
             on_bytes=context.measure,
             on_line=context.say,
             base=self._base(base) if base else None,
+            scope=Scope.SERVICES if services else Scope.CLUSTER,
             recipients=recipients_of(self.configuration.backup.encryption),
             timeout_s=self.configuration.limits.backup_timeout_s,
         )

@@ -1,6 +1,6 @@
 """Where backups are kept: the protocol of every store, and the words for what lies in one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -9,7 +9,7 @@ from typing import BinaryIO, Protocol
 
 from dbha.backup.immutable import Lock
 from dbha.backup.keep import KeepMark
-from dbha.backup.manifest import BACKUP_ID, Manifest, Verification
+from dbha.backup.manifest import BACKUP_ID, Manifest, Scope, Verification
 from dbha.errors import FoundWrongError, UsageError
 
 
@@ -148,16 +148,24 @@ class Store(Protocol):
         """Let go of connections, if there are any."""
 
 
-def resolve(backups: Sequence[StoredBackup], name: str, where: str = "the store") -> str:
+def resolve(
+    backups: Sequence[StoredBackup],
+    name: str,
+    where: str = "the store",
+    *,
+    services: Collection[str] = (),
+) -> str:
     """Return the id that an operator means; `latest` is the newest complete backup, never a bad one.
 
-    Raises UsageError for an id that is not there, and FoundWrongError when there is no complete backup.
+    It is of the whole cluster or, where `services` are wanted, also of only some that have these among them. Raises
+    UsageError for an id that is not there, and FoundWrongError when there is no such backup.
     """
     if name == "latest":
-        complete = [backup.id for backup in backups if backup.status is Status.COMPLETE]
+        complete = [backup.id for backup in complete_ones(backups, services)]
         if not complete:
+            what = f"that has {', '.join(services)}" if services else "of the whole cluster"
             raise FoundWrongError(
-                f"there is no complete backup in {where}", hint="dbha backup list\ndbha backup create"
+                f"there is no complete backup {what} in {where}", hint="dbha backup list\ndbha backup create"
             )
         return max(complete)
     if any(backup.id == name for backup in backups):
@@ -166,8 +174,23 @@ def resolve(backups: Sequence[StoredBackup], name: str, where: str = "the store"
     raise UsageError(f"{kind} {name}", hint="dbha backup list")
 
 
+def complete_ones(backups: Sequence[StoredBackup], services: Collection[str] = ()) -> list[StoredBackup]:
+    """Return the complete backups of the whole cluster; where services are named, all that have these."""
+    return [
+        backup
+        for backup in backups
+        if backup.status is Status.COMPLETE and _serves(backup.manifest, services)
+    ]
+
+
+def _serves(manifest: Manifest | None, services: Collection[str]) -> bool:
+    if manifest is None or not services:
+        return manifest is not None and manifest.scope is Scope.CLUSTER
+    return set(services) <= manifest.services.keys()
+
+
 def stored_ratio(backups: Sequence[StoredBackup]) -> float | None:
-    """Return stored to raw bytes of the newest full backup, or None when there is none."""
+    """Return stored to raw bytes of the newest full backup of the whole cluster, or None when there is none."""
     return _ratio(backups, "full")
 
 
@@ -177,7 +200,13 @@ def incremental_ratio(backups: Sequence[StoredBackup]) -> float | None:
 
 
 def _ratio(backups: Sequence[StoredBackup], kind: str) -> float | None:
-    known = [each.manifest for each in backups if each.manifest is not None and each.manifest.kind == kind]
+    known = [
+        manifest
+        for each in backups
+        if (manifest := each.manifest) is not None
+        and manifest.kind == kind
+        and manifest.scope is Scope.CLUSTER
+    ]
     if not known or known[-1].data_bytes == 0:
         return None
     return known[-1].stream.stored_bytes / known[-1].data_bytes

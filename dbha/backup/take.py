@@ -14,7 +14,7 @@ from dbha.backup.checkpoint import checkpoint
 from dbha.backup.compression import compress_argv, stream_file
 from dbha.backup.definitions import Definitions, change_counters, read_definitions, tablespaces
 from dbha.backup.encryption import encrypt_argv, encrypted
-from dbha.backup.estimate import data_size, in_mib, incremental_estimate, stored_estimate
+from dbha.backup.estimate import in_mib, incremental_estimate, size_in_scope, stored_estimate
 from dbha.backup.lineage import leave_mark, look_at_directory, renew_mark, require_nothing_imported
 from dbha.backup.manifest import (
     AccountsFile,
@@ -24,6 +24,7 @@ from dbha.backup.manifest import (
     LsnRange,
     Manifest,
     Origin,
+    Scope,
     ServiceState,
     StreamFile,
 )
@@ -103,16 +104,18 @@ def take_backup(
     on_line: Callable[[str], None],
     base: Manifest | None = None,
     recipients: Sequence[str] = (),
+    scope: Scope = Scope.CLUSTER,
     timeout_s: float = 6 * 3600,
 ) -> Manifest:
-    """Back up the whole donor and return the manifest that was published; `databases` are those of services.
+    """Back up a donor and return the manifest that was published; `databases` are those of services.
 
-    With `base` only what changed since that backup, which has to be of this very data directory. With `recipients`
+    The whole donor, or by `scope` only these databases and the system's own; nothing can be based on that. With
+    `base` only what changed since that backup, which has to be of this very data directory. With `recipients`
     everything but the manifest is encrypted for them. `on_bytes` gets the bytes stored so far and an estimate of all.
     Raises BackupFailedError with the cause in words for whatever went wrong: nothing is published then, and older
     backups are as they were.
     """
-    taking = _Taking(cluster, donor, backup_id, policy, recipients, base, timeout_s, on_bytes, on_line)
+    taking = _Taking(cluster, donor, backup_id, policy, recipients, scope, base, timeout_s, on_bytes, on_line)
     try:
         if base is not None and base.origin is not None:
             require_descent(base, look_at_directory(cluster, donor, base.id, base.origin))
@@ -144,6 +147,7 @@ class _Taking:
         backup_id: str,
         policy: BackupPolicy,
         recipients: Sequence[str],
+        scope: Scope,
         base: Manifest | None,
         timeout_s: float,
         on_bytes: Callable[[int, int], None],
@@ -151,7 +155,7 @@ class _Taking:
     ) -> None:
         self._cluster, self._donor, self._id = cluster, donor, backup_id
         self._policy, self._recipients, self._base = policy, recipients, base
-        self._timeout_s = timeout_s
+        self._scope, self._timeout_s = scope, timeout_s
         self._on_bytes, self._on_line = on_bytes, on_line
         self.log = b""
 
@@ -160,7 +164,8 @@ class _Taking:
     ) -> tuple[dict[str, bytes], Manifest]:
         """Return the files that lie beside the stream, and the manifest of what is in the draft then."""
         created = datetime.now(UTC)
-        origin = leave_mark(self._cluster, self._donor, self._id)
+        is_whole = self._scope is Scope.CLUSTER
+        origin = leave_mark(self._cluster, self._donor, self._id) if is_whole else None
         with (
             ThreadPoolExecutor(1) as pool,
             counting_rows(self._cluster, self._donor, databases, wanted=self._policy.count_rows) as counting,
@@ -173,13 +178,14 @@ class _Taking:
                 draft, self._expected_bytes(before, earlier), self._on_bytes, before_first=reading.result
             )
             counting.wait_for_snapshot()
-            report = self._receive(command, before, flow)
+            report = self._receive(command, before, flow, databases)
             rows = counting.result()
             definitions = reading.result()
         self._require_same_structure(before, definitions)
         if self._base is not None and self._base.origin is not None:
             require_nothing_imported(self._cluster, self._donor, self._base.origin.last_table)
-        origin = renew_mark(self._cluster, self._donor, self._id, origin)
+        if origin is not None:
+            origin = renew_mark(self._cluster, self._donor, self._id, origin)
         content = encrypted(definitions.model_dump_json(by_alias=True).encode(), self._recipients)
         accounts, accounts_file = self._accounts(before)
         manifest = self._manifest(created, before, flow, report, content, origin)
@@ -207,7 +213,7 @@ class _Taking:
                 counters=counters,
                 tablespaces=tuple(stem for name in databases for stem in stems[name]),
                 server_version=str(session.value("SELECT VERSION()")),
-                data_bytes=data_size(session, databases).all_bytes,
+                data_bytes=size_in_scope(session, databases, self._scope),
                 accounts=read_accounts(session),
             )
 
@@ -221,11 +227,15 @@ class _Taking:
                 )
         return definitions
 
-    def _receive(self, command: RunningCommand, before: _Before, flow: _Flow) -> Report:
+    def _receive(
+        self, command: RunningCommand, before: _Before, flow: _Flow, databases: Sequence[str]
+    ) -> Report:
+        only = databases if self._scope is Scope.SERVICES else ()
         request = {
             "backup": backup_argv(
-                self._donor, self._cluster.account.user, self._policy, since_lsn=self._since_lsn()
+                self._donor, self._cluster.account.user, self._policy, only, since_lsn=self._since_lsn()
             ),
+            "throttle_bytes_s": round((self._policy.throttle_mib_s or 0) * (1 << 20)),
             "filters": [
                 argv for argv in (compress_argv(self._policy), encrypt_argv(self._recipients)) if argv
             ],
@@ -265,7 +275,7 @@ class _Taking:
         flow: _Flow,
         report: Report,
         content: bytes,
-        origin: Origin,
+        origin: Origin | None,
     ) -> Manifest:
         base = self._base
         try:
@@ -284,6 +294,7 @@ class _Taking:
             lsn=LsnRange(from_lsn=from_lsn, to_lsn=to_lsn),
             origin=origin,
             label="",
+            scope=self._scope,
             created=created,
             finished=datetime.now(UTC),
             donor=self._donor.name,

@@ -13,7 +13,7 @@ import click
 from dbha.backup.binlog.archive import Archive, History, stored_bytes
 from dbha.backup.binlog.archiver import Archiver
 from dbha.backup.binlog.windows import Gap, Restorable, Window, gaps_of
-from dbha.backup.store import Status, StoredBackup
+from dbha.backup.store import StoredBackup, complete_ones
 from dbha.cli.app import App
 from dbha.cli.options import json_option
 from dbha.console import in_bytes
@@ -100,7 +100,7 @@ def _show(app: App, *, as_json: bool) -> int:
 
 
 def _complete(app: App) -> list[StoredBackup]:
-    return [backup for backup in app.site.shelf.store.list() if backup.status is Status.COMPLETE]
+    return complete_ones(app.site.shelf.store.list())
 
 
 def _as_json(

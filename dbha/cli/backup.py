@@ -1,7 +1,6 @@
 """`dbha backup create | list | show | verify | delete`; what copies, keeps and checks is in modules of its own."""
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,34 +8,28 @@ import click
 
 from dbha.backup.binlog.windows import Restorable, restorable_as_json
 from dbha.backup.chains import refuse_needed
-from dbha.backup.encryption import recipients_of
 from dbha.backup.estimate import (
     check_room,
-    incremental_estimate,
     local_room,
-    room_in,
     staging_needs,
-    store_needs,
-    with_margin,
 )
 from dbha.backup.keep import refuse_kept
 from dbha.backup.levels import Level
-from dbha.backup.manifest import new_backup_id
 from dbha.backup.plans import BackupSpec, backup_plan
 from dbha.backup.prepare import chain_in, unpacked_bytes
 from dbha.backup.pruning import Pruning
-from dbha.backup.store import Store, StoredBackup, incremental_ratio, resolve, stored_ratio
+from dbha.backup.store import Store, StoredBackup, resolve
 from dbha.backup.verify import verify as verify_backup
 from dbha.cli import archive, backup_check, keeping
 from dbha.cli.app import App
 from dbha.cli.backup_copy import copy
-from dbha.cli.incremental import Chosen, Wanted, choose
+from dbha.cli.incremental import Wanted
+from dbha.cli.new_backup import decide
 from dbha.cli.options import confirm, json_option, store_option, yes_option
 from dbha.console import in_bytes
-from dbha.errors import UnreachableError
+from dbha.errors import UnreachableError, UsageError
 from dbha.health.status import backup_as_json
 from dbha.journal import RunRecord
-from dbha.upgrade.site import Site
 from dbha.workflow import Plan
 
 WORKFLOW = "backup"
@@ -68,6 +61,13 @@ for verb in (copy, keeping.keep, keeping.prune, backup_check.command, archive.co
     help="Take a full one where no incremental one can be taken; so `backup.incremental.or_full` says, or not.",
 )
 @click.option(
+    "--service",
+    "services",
+    multiple=True,
+    metavar="NAME",
+    help="Only the databases of this service; repeatable. Never enough to restore the whole cluster.",
+)
+@click.option(
     "--verify",
     type=LEVEL,
     is_flag=False,
@@ -84,6 +84,7 @@ def create(
     incremental: bool,
     base: str,
     or_full: bool | None,
+    services: tuple[str, ...],
     verify: str | None,
     prune: bool,
     store: str,
@@ -96,10 +97,13 @@ def create(
     """
     policy = keeping.policy_of(app) if prune else None
     pruned: tuple[str, ...] = ()
+    if services and (incremental or base):
+        raise UsageError("an incremental backup is of the whole cluster: --service makes a full one")
     with app.controller() as controller, controller.holding(WORKFLOW) as holding:
         policy_says = app.configuration.backup.incremental.or_full
         wanted = Wanted(bool(incremental or base), base, policy_says if or_full is None else or_full)
-        spec = _decide(app, label, wanted, verify=Level(verify) if verify else None, store_name=store)
+        level = Level(verify) if verify else None
+        spec = decide(app, label, wanted, services, verify=level, store_name=store)
         plan = backup_plan(spec, app.site.shelf_of(store))
         outcome = holding.start(WORKFLOW, spec.model_dump(mode="json"), plan, app.watch)
         if policy is not None:
@@ -194,7 +198,7 @@ def _row(backup: StoredBackup, reach: Restorable | None) -> tuple[str, ...]:
 @json_option
 @click.pass_obj
 def show(app: App, backup_id: str, store: str, as_json: bool) -> None:
-    """Show one backup; `latest` is the newest complete one."""
+    """Show one backup; `latest` is the newest complete one of the whole cluster."""
     backup = _find(app, backup_id, store)
     window = _window_as_json(backup, archive.reach_of(app.site.archive, [backup]))
     accounts = backup.manifest.accounts if backup.manifest else None
@@ -286,59 +290,11 @@ def delete(app: App, backup_id: str, store: str, yes: bool) -> None:
     app.console.line(f"{resolved} is deleted")
 
 
-def _decide(app: App, label: str, wanted: Wanted, *, verify: Level | None, store_name: str) -> BackupSpec:
-    """Return where the backup is read from. Raises UnsafeError when no node will do, or there is no room."""
-    site: Site = app.site
-    if missing := [tool for tool in site.backup_tools if shutil.which(tool) is None]:
-        raise UnreachableError(f"not installed: {', '.join(missing)}", hint="dbha check")
-    _require_openable(site, verify)
-    states = site.observe()
-    verdict = site.verdict_of(states)
-    site.writer_by(verdict)  # where nobody serves, that is the reason, and not what each candidate lacks
-    store = site.store_of(store_name)
-    backups = store.list()
-    chosen = choose(app, backups, states, verdict, wanted)
-    size = site.data_bytes(site.cluster.node(chosen.donor.node))
-    rooms = [*room_in(store, _store_needs(size, backups, chosen))]
-    if not rooms:
-        app.console.say(f"{store.where} does not tell how much room it has: not checked", style="dim")
-    if verify and verify is not Level.HASH:
-        needed = staging_needs(size) + (size // 2 if chosen.base else 0)
-        rooms.append(local_room("the place to prepare it in", site.shelf.staging, needed))
-    check_room(rooms)
-    return BackupSpec(
-        backup_id=new_backup_id(),
-        donor=chosen.donor.node,
-        donor_reasons=chosen.donor.rejected,
-        desync=chosen.desync,
-        label=label,
-        backup_bytes=size,
-        verify=verify,
-        store=store_name,
-        base=chosen.base.id if chosen.base else "",
-        why_full=chosen.why_full,
-    )
-
-
-def _store_needs(size_bytes: int, backups: Sequence[StoredBackup], chosen: Chosen) -> int:
-    ratio = stored_ratio(backups)
-    if chosen.base is None:
-        return store_needs(size_bytes, ratio)
-    return with_margin(incremental_estimate(size_bytes, incremental_ratio(backups), ratio))
-
-
 def _refuse_to_delete(store: Store, backup_id: str) -> None:
     backups = store.list()
     mark = next((backup.mark for backup in backups if backup.id == backup_id), None)
     refuse_kept(backup_id, mark, datetime.now(UTC))
     refuse_needed(backups, backup_id)
-
-
-def _require_openable(site: Site, verify: Level | None) -> None:
-    """Raise unless age takes the recipients, and what is to be verified can be opened here."""
-    recipients = recipients_of(site.configuration.backup.encryption)
-    if recipients and verify and verify is not Level.HASH:
-        site.identities.require_for(recipients, "a new backup")
 
 
 def _find(app: App, name: str, store: str) -> StoredBackup:
@@ -349,10 +305,11 @@ def _find(app: App, name: str, store: str) -> StoredBackup:
 
 
 def _kind(backup: StoredBackup) -> str:
-    """Return `full`, or the backup that an incremental one is based on."""
+    """Return `full`, or the backup that an incremental one is based on, and of which services if not of all."""
     if backup.manifest is None:
         return "-"
-    return f"+{backup.manifest.base.id}" if backup.manifest.base else backup.manifest.kind
+    kind = f"+{backup.manifest.base.id}" if backup.manifest.base else backup.manifest.kind
+    return f"{kind} ({backup.manifest.part})" if backup.manifest.part else kind
 
 
 def _until(reach: Restorable | None) -> str:

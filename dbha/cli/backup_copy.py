@@ -29,7 +29,7 @@ from dbha.errors import UnsafeError, UsageError
 @json_option
 @click.pass_obj
 def copy(app: App, backup_id: str, target_name: str, source_name: str, as_json: bool) -> None:
-    """Copy a backup to another store, unchanged; `latest` is the newest complete one.
+    """Copy a backup to another store, unchanged; `latest` is the newest complete one of the whole cluster.
 
     What it is based on is copied first. Every byte is proven on its way. A copy that was cut off goes on where it
     was, and one that is there already is left alone. It may run while others work with the cluster.

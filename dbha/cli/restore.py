@@ -90,7 +90,7 @@ def command(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Put the cluster, or some services, back as they were in backup ID (`latest` is the newest).
+    """Put the cluster, or some services, back as they were in backup ID (`latest` is the newest that has all of it).
 
     Without --service the whole cluster: all that can be proven is proven on every node beside the old data; then the
     servers stop, the data directories are exchanged, and the nodes begin a new history, so that a node that was left
@@ -322,7 +322,7 @@ def _decide(site: Site, name: str, to: str, services: tuple[str, ...], store_nam
     """Return what is restored. Raises UnsafeError, UnreachableError or UsageError before anything is touched."""
     store = site.store_of(store_name)
     point = point_of(site, store, name, to, here=True) if to else None
-    backup_id = point.backup_id if point else resolve(store.list(), name, store.where)
+    backup_id = point.backup_id if point else resolve(store.list(), name, store.where, services=services)
     *bases, manifest = _chain(store, backup_id)
     staging_bytes = staging_needs(manifest.data_bytes) + unpacked_bytes((*bases, manifest)[1:])
     staging_bytes += REPLAY_GROWTH * point.plan.size_bytes if point else 0

@@ -211,6 +211,7 @@ class BackupPolicy(Section):
     compression_level: Annotated[int, Field(ge=1, le=19)] = 1
     compression_threads: PositiveInt = 2
     copy_threads: PositiveInt = 2
+    throttle_mib_s: Annotated[float, Field(ge=1)] | None = None
     encryption: EncryptionPolicy | None = None
     incremental: IncrementalPolicy = IncrementalPolicy()
     retention: RetentionPolicy | None = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from dbha.backup.store import Status, StoredBackup
+from dbha.backup.store import StoredBackup, complete_ones
 from dbha.cluster.assess import Verdict
 from dbha.cluster.desync import Desynced, left_behind
 from dbha.cluster.fence import accounts_writing_to
@@ -76,9 +76,12 @@ def cluster_status(
 
 
 def _last_backup(site: Site) -> tuple[StoredBackup | None, str]:
-    """Return the newest complete backup, and what kept the store from being asked: neither hides the cluster."""
+    """Return the newest complete backup of the whole cluster, and what kept the store from being asked.
+
+    Neither hides the cluster.
+    """
     try:
-        complete = [backup for backup in site.store_of("").list() if backup.status is Status.COMPLETE]
+        complete = complete_ones(site.store_of("").list())
     except UnreachableError as error:
         return None, str(error)
     return (complete[-1] if complete else None), ""
@@ -152,6 +155,7 @@ def backup_as_json(backup: StoredBackup) -> dict[str, Any]:
     return {
         "id": backup.id,
         "kind": manifest.kind if manifest else None,
+        "scope": manifest.scope.value if manifest else None,
         "base": manifest.base.id if manifest and manifest.base else None,
         "depth": manifest.depth if manifest else None,
         "status": backup.status.value,

@@ -8,8 +8,8 @@ from dbha.backup.binlog.archive import Archive
 from dbha.backup.binlog.choose import Reach, choose_backup
 from dbha.backup.binlog.replay_plan import ReplayPlan, plan_replay
 from dbha.backup.binlog.target import Target, parse_target
-from dbha.backup.store import Status, Store, StoredBackup, resolve
-from dbha.errors import UnreachableError
+from dbha.backup.store import Store, StoredBackup, complete_ones, resolve
+from dbha.errors import UnreachableError, UnsafeError
 from dbha.upgrade.site import Site
 
 _LATEST = "latest"
@@ -46,11 +46,17 @@ def point_of(site: Site, store: Store, name: str, to: str, *, here: bool) -> Poi
         )
     backups = store.list()
     backup_id = _best(site.archive, backups, target) if name == _LATEST else resolve(backups, name)
-    return PointInTime(backup_id, to, plan_replay(site.archive, store.manifest(backup_id), target))
+    manifest = store.manifest(backup_id)
+    if manifest.part:
+        raise UnsafeError(
+            f"backup {backup_id} holds only {manifest.part}, and the logs are of the whole cluster",
+            hint="dbha backup list     choose one of the whole cluster",
+        )
+    return PointInTime(backup_id, to, plan_replay(site.archive, manifest, target))
 
 
 def _best(archive: Archive, backups: Sequence[StoredBackup], target: Target) -> str:
-    complete = [backup for backup in backups if backup.status is Status.COMPLETE and backup.manifest]
+    complete = complete_ones(backups)
     reach = archive.restorable([backup.manifest for backup in complete if backup.manifest])
     return choose_backup(
         [

@@ -7,8 +7,8 @@ from pathlib import Path
 from dbha.backup.binlog.archive import Archive
 from dbha.backup.donor import Candidate
 from dbha.backup.encryption import Identities
-from dbha.backup.estimate import data_size, room_at
-from dbha.backup.manifest import ServiceState
+from dbha.backup.estimate import room_at, size_in_scope
+from dbha.backup.manifest import Scope, ServiceState
 from dbha.backup.node_host import missing_tools
 from dbha.backup.shelf import Shelf
 from dbha.backup.store import Store
@@ -218,10 +218,11 @@ class Site:
             return 0, f"has a host that cannot be used: {error}"
         return room.free_bytes - room.free_bytes % _ROOM_STEP_BYTES, ""
 
-    def data_bytes(self, node: Node) -> int:
-        """Return how many bytes of tablespaces a node has."""
+    def data_bytes(self, node: Node, services: tuple[str, ...] = ()) -> int:
+        """Return how many bytes of tablespaces a backup of a node copies: of all, or of these services."""
+        databases = [name for each in self.chosen_services(services).values() for name in each.database_names]
         with self.cluster.session(node) as session:
-            return data_size(session, ()).all_bytes
+            return size_in_scope(session, databases, Scope.SERVICES if services else Scope.CLUSTER)
 
     @property
     def releases_directory(self) -> Path:

@@ -41,6 +41,11 @@ def decide(
     `replay_bytes` of logs are replayed. A cluster that is all down may be restored, too. Raises UsageError,
     UnreachableError or UnsafeError with every reason against it.
     """
+    if manifest.part:
+        raise UnsafeError(
+            f"backup {manifest.id} holds only {manifest.part}: the whole cluster cannot be restored from it",
+            hint=f"dbha restore {manifest.id} {' '.join(f'--service {name}' for name in sorted(manifest.services))}",
+        )
     require_admitted(states)
     verdict = assess(states, expected=len(nodes))
     if verdict.level == "unsafe":

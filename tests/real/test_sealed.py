@@ -4,35 +4,33 @@ import hashlib
 import os
 import shutil
 import signal
-import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.encryption import NO_IDENTITIES, Identities
 from dbha.backup.levels import Level
-from dbha.backup.manifest import Encryption, sealed
+from dbha.backup.manifest import Encryption, Scope, new_backup_id, sealed
 from dbha.backup.store import Status
 from dbha.backup.stored_bytes import definitions_of
+from dbha.backup.take import take_backup
 from dbha.backup.verify import verify
 from dbha.config.model import BackupPolicy, Compression
 from dbha.errors import BackupFailedError, FoundWrongError, KeyMissingError, UnsafeError
 from dbha.secrets import Secret
-from tests.real.cloud import command_line, descendants, eventually
-from tests.real.lone_server import DATABASES, POLICY, Server, nothing, once, take
+from tests.real.cloud import NEW, Cloud, command_line, descendants, eventually
+from tests.real.lone_server import DATABASES, FILLING_MIB, POLICY, SERVICES, Server, nothing, once, take
+from tests.real.sealing import configured, identity_text, new_identity, require_nowhere
 from tests.real.spoiling import flip, place_of
 
-pytest_plugins = ("tests.real.lone_fixtures",)
+pytest_plugins = ("tests.real.lone_fixtures", "tests.real.cloud_fixtures")
 pytestmark = pytest.mark.real
 
 OnBytes = Callable[[int, int], None]
-
-
-def new_identity() -> Identities:
-    done = subprocess.run(["age-keygen"], capture_output=True, text=True, check=True)
-    return Identities(Secret(done.stdout))
 
 
 OURS, SAFE, FOREIGN = new_identity(), new_identity(), new_identity()
@@ -212,3 +210,71 @@ def test_a_tool_that_is_missing_on_the_donor(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BackupFailedError, match="cannot start age: No such file or directory"):
         take(server, store, policy=compressed_by(), recipients=RECIPIENTS)
+
+
+# --- slow, and partial
+
+
+def test_a_throttled_backup_is_no_quicker_than_it_may_be(server: Server, tmp_path: Path) -> None:
+    store, began_s = DirectoryStore(tmp_path / "s"), time.monotonic()
+    manifest = take(server, store, policy=POLICY.model_copy(update={"throttle_mib_s": 20.0}))
+    assert time.monotonic() - began_s > (FILLING_MIB - 1) / 20
+    assert manifest.stream.raw_bytes > FILLING_MIB << 20
+
+
+def test_a_backup_of_one_service_is_proven_like_any_other(server: Server, tmp_path: Path) -> None:
+    store, staging = DirectoryStore(tmp_path / "s"), tmp_path / "staging"
+    server.execute("INSERT INTO glance.images (id) VALUES (UUID())")  # in the redo log, and not in the backup
+    manifest = take_backup(
+        server.cluster, store, server.node, backup_id=new_backup_id(), services={"nova": SERVICES["nova"]}, label="",
+        policy=POLICY, databases=("nova",), on_bytes=nothing, on_line=nothing, scope=Scope.SERVICES, timeout_s=60,
+    )  # fmt: skip
+    assert manifest.part == "nova"
+    assert set(definitions_of(store, manifest).databases) == {"nova"}
+    assert prove(store, staging, NO_IDENTITIES, level=Level.BOOT) == "good"
+    tree = verify(store, manifest.id, staging, on_bytes=nothing, keep=True).prepared
+    assert tree is not None
+    assert {path.name for path in tree.iterdir() if path.is_dir()} == {"nova", "mysql"}
+
+
+def placement_rows(cloud: Cloud) -> int:
+    with cloud.session() as session:
+        return int(session.value("SELECT COUNT(*) FROM placement.resource_classes"))
+
+
+def test_a_partial_encrypted_backup_restores_its_service_and_nothing_else(cloud: Cloud) -> None:
+    """Through the command line: for two recipients, opened by each of them, and by a controller without a key."""
+    ours, theirs = identity_text(), identity_text()
+    recipients = [Identities(Secret(text)).recipients[0] for text in (ours, theirs)]
+    both: dict[str, Any] = {"recipients": recipients, "compression": "lz4", "throttle_mib_s": 200}
+    sealed = configured(cloud, "ours", identity=ours, **both)
+    made = cloud.run(
+        "backup", "create", "--service", "placement", "--verify", "boot", "--json", configuration=sealed
+    ).json["backup"]
+    assert (made["scope"], made["services"], made["recipients"]) == ("services", ["placement"], recipients)
+    assert made["verified_level"] == "boot"
+    rows = placement_rows(cloud)
+    cloud.execute("INSERT INTO placement.resource_classes (name) VALUES ('CUSTOM_LATER')")
+
+    blind = configured(cloud, "blind", **both)
+    said = cloud.run("restore", made["id"], "--service", "placement", "--yes", configuration=blind, expect=5)
+    assert all(recipient in said.stderr for recipient in recipients)
+    said = cloud.run("backup", "verify", made["id"], configuration=blind, expect=5)
+    cloud.run("backup", "verify", made["id"], "--level", "hash", configuration=blind)
+    said = cloud.run("upgrade", "run", "--to", NEW, "--yes", configuration=blind, expect=4)
+    assert "no identity here opens that" in said.stderr
+    said = cloud.run("backup", "create", "--verify", configuration=blind, expect=5)
+    said = cloud.run("restore", made["id"], "--yes", configuration=sealed, expect=4)
+    assert f"dbha restore {made['id']} --service placement" in said.stderr
+    said = cloud.run("restore", made["id"], "--service", "nova", "--yes", configuration=sealed, expect=2)
+    assert cloud.json("backup", "show")["id"] == cloud.backup, "`latest` is the last one of the whole cluster"
+    assert placement_rows(cloud) == rows + 1
+
+    other = configured(cloud, "theirs", identity=identity_text() + theirs, **both)
+    cloud.run("restore", "latest", "--service", "placement", "--yes", configuration=other)
+    assert placement_rows(cloud) == rows
+    cloud.assert_as_before()
+    for text in (ours, theirs):
+        secret = next(line for line in text.splitlines() if line.startswith("AGE-SECRET-KEY"))
+        require_nowhere(secret, cloud.state, cloud.backups)
+    cloud.run("backup", "delete", made["id"], "--yes")

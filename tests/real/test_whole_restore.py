@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dbha.backup.encryption import Identities
 from dbha.backup.proof import checksums_everywhere
 from dbha.cluster.saved_state import STATE_FILE, parse_state
 from dbha.database import connect
 from dbha.sandbox import kill_node, up
+from dbha.secrets import Secret
 from tests.real.cloud import Cloud, Said
 from tests.real.conftest import running_sandbox
+from tests.real.sealing import configured, identity_text, require_nowhere
 
 pytestmark = pytest.mark.real
 
@@ -120,11 +123,24 @@ def test_all_nodes_come_back_without_a_transfer(cloud: Cloud) -> None:
         assert kept.is_clean
 
 
-def test_a_cluster_that_is_all_down_comes_back(cloud: Cloud) -> None:
+def test_a_cluster_that_is_all_down_comes_back_from_an_encrypted_backup(cloud: Cloud) -> None:
+    identity = identity_text()
+    recipients = Identities(Secret(identity)).recipients
+    sealed = configured(cloud, "sealed", identity=identity_text(), recipients=recipients, compression="lz4")
+    cloud.execute("DELETE FROM placement.allocations WHERE consumer = 'after the backup'")
+    made = cloud.run("backup", "create", "--json", configuration=sealed).json["backup"]
+    assert (made["compression"], made["recipients"]) == ("lz4", list(recipients))
+    cloud.execute(STRANGER)
+    said = cloud.run("restore", made["id"], "--yes", configuration=sealed, expect=5)
+    assert recipients[0] in said.stderr, "the key that is configured is another one"
     for node in cloud.cluster.nodes:
         kill_node(cloud.directory, node.name)
-    restore(cloud)
+    said = cloud.run(
+        "restore", made["id"], "--yes", configuration=sealed, DBHA_SECRET_BACKUP_IDENTITY=identity
+    )
     require_restored(cloud)
+    assert "AGE-SECRET-KEY" not in said.stdout + said.stderr
+    require_nowhere("AGE-SECRET-KEY", cloud.state, cloud.directory / "nodes")
 
 
 def test_passwords_that_were_changed_since_are_the_present_ones(cloud: Cloud) -> None:

@@ -58,6 +58,9 @@ def raw(mib: float) -> Sizes:
         pytest.param(
             known(backup(60), backup(1, base="gone")), Level.CRITICAL, "60 h", id="nor those without a base"
         ),
+        pytest.param(
+            known(backup(60), replace(backup(1), part="nova")), Level.CRITICAL, "60 h", id="nor those of a service"
+        ),
         pytest.param(known(backup(-1)), Level.WARNING, "from the future", id="the clock went back"),
         pytest.param(known(backup(-0.01)), Level.OK, "is 0 min old", id="clocks differ a little"),
     ],

@@ -1,5 +1,6 @@
 """Manifests and verifications keep what they are given, and refuse what was changed."""
 
+import hashlib
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -11,10 +12,12 @@ from dbha.backup.manifest import (
     ServiceState,
     StreamFile,
     Verification,
+    canonical,
     new_backup_id,
     sealed,
     unsealed,
 )
+from dbha.config.model import Compression
 from dbha.errors import FoundWrongError
 
 MANIFEST = Manifest(
@@ -53,6 +56,15 @@ def test_every_changed_byte_is_refused() -> None:
         changed[position] ^= 1
         with pytest.raises(FoundWrongError, match="the manifest of backup x is damaged"):
             unsealed(bytes(changed), Manifest, "the manifest of backup x")
+
+
+def test_a_manifest_of_before_there_was_a_choice_says_what_was_done_then() -> None:
+    data = MANIFEST.model_dump(mode="json", by_alias=True)
+    del data["stream"]["compression"], data["encryption"], data["scope"]
+    old = canonical(data | {"sha256": hashlib.sha256(canonical(data)).hexdigest()})
+    found = unsealed(old, Manifest, "it")
+    assert found == MANIFEST
+    assert (found.stream.compression, found.recipients, found.part) == (Compression.ZSTD, (), "")
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, -1])

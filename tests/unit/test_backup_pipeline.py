@@ -4,14 +4,16 @@ import json
 import os
 import random
 import struct
+import time
 import zlib
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
 from dbha.backup.compression import compress_argv, decompress_argv, stream_file
 from dbha.backup.encryption import decrypt_argv, encrypt_argv
-from dbha.backup.node_program import REPORT_MARK, Members
+from dbha.backup.node_program import REPORT_MARK, Members, Throttle
 from dbha.backup.node_program import _move as move
 from dbha.backup.pipeline import (
     Report,
@@ -100,6 +102,20 @@ def test_the_stream_is_moved_on_as_it_is(monkeypatch: pytest.MonkeyPatch, in_the
         os.close(descriptor)
 
 
+def test_a_throttle_holds_down_to_its_rate_until_it_is_lifted() -> None:
+    throttle, block = Throttle(20 << 20), 1 << 20
+    began_s = time.monotonic()
+    for _ in range(5):
+        throttle.pay(block)
+    assert time.monotonic() - began_s >= 4 / 20, "one block may pass at once, as after a pause"
+    Timer(0.05, throttle.lift).start()
+    began_s = time.monotonic()
+    throttle.pay(20 * 3600 * block)  # an hour
+    throttle.pay(20 * 3600 * block)
+    assert time.monotonic() - began_s < 3600
+    Throttle(0).pay(1 << 60)
+
+
 def test_a_stream_that_is_cut_anywhere_is_seen() -> None:
     for length in range(len(STREAM)):
         members = fed(STREAM[:length])
@@ -156,6 +172,7 @@ def test_argument_vectors() -> None:
         "--parallel=4", "--user=dbha", "--host=192.0.2.2", "--port=3307", "--protocol=tcp", "--datadir=/srv/mysql",
     )  # fmt: skip
     assert program_argv(b"123")[-1] == "import sys; exec(sys.stdin.buffer.read(3))"
+    assert backup_argv(NODE, "dbha", POLICY, ["nova", "nova_api"])[-1] == "--databases=nova nova_api mysql"
     assert encrypt_argv(["age1a", "age1b"]) == ("age", "--encrypt", "--recipient=age1a", "--recipient=age1b")
     assert encrypt_argv([]) == ()
     assert decrypt_argv(7) == ("age", "--decrypt", "--identity=/dev/fd/7")

@@ -53,6 +53,16 @@ def test_the_last_ones_stay() -> None:
     }
 
 
+def test_backups_of_some_services_displace_none_of_the_whole_cluster() -> None:
+    nova = [replace(each, id=f"{each.id}x", part="nova") for each in nights(3)]
+    glance = [replace(each, id=f"{each.id}y", part="glance", verified=False) for each in nights(2)[1:]]
+    assert kept([*nights(4)[2:], *nova, *glance], last=1) == {
+        "n0x": "the newest one of nova, the last verified one of nova, last 1",
+        "n1y": "the newest one of glance, last 1",
+        "n2": "the newest one, the last verified one, last 1",
+    }
+
+
 def test_young_ones_stay() -> None:
     assert list(kept(nights(5), days=2)) == ["n1", "n0"]
     assert kept(nights(5), days=2)["n1"] == "younger than 2 days"

@@ -14,7 +14,15 @@ import pytest
 
 from dbha.backup.definitions import DatabaseDefinition, Definitions
 from dbha.backup.directory_store import DirectoryStore
-from dbha.backup.manifest import Base, DefinitionsFile, Manifest, StreamFile, Verification
+from dbha.backup.manifest import (
+    Base,
+    DefinitionsFile,
+    Manifest,
+    Scope,
+    ServiceState,
+    StreamFile,
+    Verification,
+)
 from dbha.backup.store import Status, Store, StoredBackup, resolve, stored_ratio
 from dbha.backup.stored_bytes import definitions_of
 from dbha.errors import BusyError, FoundWrongError, UsageError
@@ -94,6 +102,28 @@ def test_list_is_in_order_and_latest_is_the_newest_complete(store: DirectoryStor
     assert [backup.id for backup in store.list()] == [FIRST, SECOND, "20261123T050000Z-ffff"]
     assert resolve(store.list(), "latest") == SECOND
     assert resolve(store.list(), FIRST) == FIRST
+
+
+def test_latest_is_of_the_whole_cluster_unless_services_are_asked_for(store: DirectoryStore) -> None:
+    complete(store, FIRST)
+    content = DEFINITIONS.model_dump_json(by_alias=True).encode()
+    draft = store.begin(SECOND)
+    draft.write(b"stream")
+    nova = ServiceState(release="2025.1", databases=("nova",), heads={})
+    draft.publish(
+        {"definitions.json": content},
+        manifest_of(SECOND, content).model_copy(
+            update={"scope": Scope.SERVICES, "services": {"nova": nova}, "data_bytes": 1}
+        ),
+    )
+    assert resolve(store.list(), "latest") == FIRST
+    assert resolve(store.list(), "latest", services=["nova"]) == SECOND
+    with pytest.raises(FoundWrongError, match="no complete backup that has nova, heat"):
+        resolve(store.list(), "latest", services=["nova", "heat"])
+    assert stored_ratio(store.list()) == stored_ratio(store.list()[:1])
+    store.delete(FIRST)
+    with pytest.raises(FoundWrongError, match="no complete backup of the whole cluster"):
+        resolve(store.list(), "latest")
 
 
 @pytest.mark.parametrize("name", ["20261123T050000Z-ffff", "newest", ""])

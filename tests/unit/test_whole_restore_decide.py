@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from dbha.backup.manifest import Scope
 from dbha.backup.node_host import HostState, parse_host
 from dbha.cluster.state import NodeState, silent_state
 from dbha.errors import DbhaError, UnreachableError, UnsafeError, UsageError
@@ -52,6 +53,13 @@ def test_all_nodes_take_part_in_a_new_history() -> None:
     assert spec.heads == {"nova_api": ("d",), "nova": ("a", "b")}
     again = decide(MANIFEST, NODES, hosts(), states(*HEALTHY), accept_missing=())
     assert again.history != spec.history
+
+
+def test_a_backup_of_some_services_is_not_enough() -> None:
+    part = MANIFEST.model_copy(update={"scope": Scope.SERVICES})
+    with pytest.raises(UnsafeError, match="holds only nova") as caught:
+        decide(part, NODES, hosts(), states(*HEALTHY), accept_missing=())
+    assert caught.value.hint == f"dbha restore {MANIFEST.id} --service nova"
 
 
 def test_a_cluster_that_is_down_is_restored_as_well() -> None:
