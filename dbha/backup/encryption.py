@@ -78,9 +78,14 @@ def _from_file(policy: EncryptionPolicy) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(str(path), [f"cannot be read: {error}"]) from error
     found = tuple(line for line in lines if line and not line.startswith("#"))
-    if problems := [
-        f"is not an age recipient: {line[:80]}" for line in found if not re.match(RECIPIENT, line)
-    ]:
+    if (
+        problems
+        := [  # by number: whoever takes the wrong file for it must not find a secret key on the screen
+            f"line {number} is not an age recipient"
+            for number, line in enumerate(lines, 1)
+            if line in found and not re.match(RECIPIENT, line)
+        ]
+    ):
         raise ConfigurationError(str(path), problems, hint=_HOW_TO)
     if not found and not policy.recipients:
         raise ConfigurationError(str(path), ["names no recipient: nobody could open a backup"], hint=_HOW_TO)

@@ -14,6 +14,8 @@ from dbha.errors import ConfigurationError
 
 SANDBOX_CONFIGURATION = Path(".dbha/sandbox/dbha.yml")
 
+_KIND_OF_SECRET = "AGE-SECRET-KEY-"  # noqa: S105  # what they begin with
+
 # The keys of each kind of store that are paths on this machine.
 _PATHS = {
     "directory": ("directory",),
@@ -96,6 +98,8 @@ def _describe_one(loc: tuple[int | str, ...], kind: str, message: str, value: ob
         return f"{where}: required, but missing"
     if kind == "literal_error" and "[key]" in loc:
         return f"{where}: unknown name; one of placement, keystone, glance, nova"
+    if isinstance(value, str) and _KIND_OF_SECRET in value.upper():
+        return f"{where}: has a secret key in it; the recipient is its public key, `age-keygen -y` shows it"
     return f"{where}: {message[0].lower()}{message[1:]}, found {value!r}"
 
 

@@ -54,6 +54,24 @@ def test_stores_of_every_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        pytest.param("compression: gzip", "compression: input should be 'zstd', 'lz4' or 'none'", id="compression"),
+        pytest.param("compression: lz4, compression_level: 13", "of lz4 is at most 12", id="level"),
+        pytest.param("throttle_mib_s: 0.5", "throttle_mib_s: input should be greater than or equal to 1", id="slow"),
+        pytest.param("encryption: {}", "recipients or recipients_file is needed", id="for nobody"),
+        pytest.param("encryption: {recipients: [age1x]}", "recipients.0: string should match", id="recipient"),
+        pytest.param("encryption: {recipients: [AGE-SECRET-KEY-1Q]}", "has a secret key in it", id="secret"),
+    ],
+)  # fmt: skip
+def test_mistakes_about_how_backups_are_made(tmp_path: Path, policy: str, said: str) -> None:
+    text = GOOD.replace("backup: {", f"backup: {{{policy}, ")
+    (problem,) = problems_of(tmp_path, text)
+    assert said in problem
+    assert "KEY-1Q" not in problem
+
+
+@pytest.mark.parametrize(
     ("store", "said"),
     [
         pytest.param("{directroy: x}", "unknown key; did you mean `directory`?", id="a directory's"),

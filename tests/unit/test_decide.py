@@ -112,6 +112,10 @@ def test_an_empty_schema_is_no_hop() -> None:
             UnreachableError, "2026.2 is not installed", id="release not installed",
         ),
         pytest.param(
+            survey("2026.2", found("nova", "2026.1", "2026.2"), cannot_open="encrypted for age1x"),
+            UnsafeError, "encrypted for age1x", id="no key for its backup",
+        ),
+        pytest.param(
             survey("2026.2", found("nova", "2026.1", "2026.2"), missing_tools=("zstd",)),
             UnreachableError, "zstd is not installed", id="tool missing",
         ),
