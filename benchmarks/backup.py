@@ -51,6 +51,7 @@ def measure(instances: int, rounds: int = 5) -> list[dict[str, object]]:
 
 def _our_seconds(made: Cloud) -> tuple[float, float, int]:
     """Return the time of the whole command, of taking and storing by the journal, and peak memory in bytes."""
+    os.sync()
     whole_s, peak_bytes = _watched(made, "backup", "create")
     (step,) = (step for step in made.runs()[0]["steps"] if step["name"] == "backup")
     taken = datetime.fromisoformat(step["ended"]) - datetime.fromisoformat(step["started"])
@@ -60,7 +61,6 @@ def _our_seconds(made: Cloud) -> tuple[float, float, int]:
 def _watched(made: Cloud, *arguments: str) -> tuple[float, int]:
     """Run `dbha`; return its wall time and the most memory that its own process had, tools not counted."""
     environment = {**os.environ, "DBHA_CONFIG": str(made.sandbox.layout.configuration)}
-    os.sync()
     started, peak_bytes = time.monotonic(), 0
     argv = (str(DBHA), *arguments)
     with subprocess.Popen(
@@ -85,9 +85,11 @@ def _peak_bytes(pid: int) -> int:
 
 def _longest_waits(made: Cloud) -> tuple[float, float]:
     """Return the longest wait of a writer on the first node: of some idle seconds, and during a backup of another."""
-    settings = WriterSettings(TABLES["keystone"], (made.writer,), made.cluster.account, rate_per_s=100.0)
     waits = []
-    for act in (lambda: time.sleep(_IDLE_S), lambda: made.dbha("backup", "create")):
+    for act in (lambda: time.sleep(_IDLE_S), lambda: _watched(made, "backup", "create")):
+        os.sync()  # before the writer begins: its commits would wait for all that others left to be written
+        # Made anew: a second writer of the same run would meet the rows of the first.
+        settings = WriterSettings(TABLES["keystone"], (made.writer,), made.cluster.account, rate_per_s=100.0)
         with WriterProcess(settings) as writer:
             act()
             waits.append(writer.stop().longest_wait_s)
