@@ -35,7 +35,14 @@ _PAYLOAD = struct.Struct("<QQI")  # length, offset, checksum
 _LONGEST_PATH = 4096
 _KEEP_LIMIT_BYTES = 8192
 _BLOCK_BYTES = 1 << 20
-_NEAR_THE_END = ("BACKUP STAGE", "BACKUP LOCKS")  # what the tool says when all large tables are copied
+# What the tool says once the tables of InnoDB are copied. Since 10.11.8 that is under BACKUP STAGE START, which holds
+# nobody up, and before that under no stage. The stages behind it are what the server waits for.
+_TABLES_ARE_COPIED = (
+    "Finished BACKUP STAGE START",
+    "BACKUP STAGE FLUSH",
+    "BACKUP STAGE BLOCK",
+    "Starting to backup non-InnoDB",
+)
 _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, which `fcntl` has a name for only since Python 3.10
 
 
@@ -143,6 +150,10 @@ class Throttle:
         now_s, fill_s = time.monotonic(), _BLOCK_BYTES / self._bytes_per_s
         self._even_at_s = max(self._even_at_s, now_s - fill_s) + size_bytes / self._bytes_per_s
         self._is_lifted.wait(max(0.0, self._even_at_s - now_s))
+
+    def is_lifted(self) -> bool:
+        """Return whether everything may pass."""
+        return self._is_lifted.is_set()
 
     def lift(self) -> None:
         """Let everything pass from now on, also what waits."""
@@ -271,14 +282,14 @@ def _move(source: int, target: int, members: Members) -> int:
 def _listen(stderr: IO[bytes], lines: collections.deque[str], throttle: Throttle) -> None:
     """Pass the tool's words on, and remember the last of them.
 
-    Once they say that the tool asks the server for its locks, nothing is throttled any more: the server waits for it.
+    Once they say that the tables are copied, nothing is throttled any more: the server waits for the rest.
     """
     for line in io.BufferedReader(cast("io.RawIOBase", stderr)):
         with contextlib.suppress(OSError):
             os.write(2, line)
         if text := line.decode("utf-8", "replace").strip():
             lines.append(text[:400])
-            if any(words in text for words in _NEAR_THE_END):
+            if any(words in text for words in _TABLES_ARE_COPIED):
                 throttle.lift()
 
 

@@ -1,11 +1,13 @@
 """The commands of a backup, and how its stream and report are judged."""
 
+import io
 import json
 import os
 import random
 import struct
 import time
 import zlib
+from collections import deque
 from pathlib import Path
 from threading import Timer
 
@@ -14,6 +16,7 @@ import pytest
 from dbha.backup.compression import compress_argv, decompress_argv, stream_file
 from dbha.backup.encryption import decrypt_argv, encrypt_argv
 from dbha.backup.node_program import REPORT_MARK, Members, Throttle
+from dbha.backup.node_program import _listen as listen
 from dbha.backup.node_program import _move as move
 from dbha.backup.pipeline import (
     Report,
@@ -114,6 +117,27 @@ def test_a_throttle_holds_down_to_its_rate_until_it_is_lifted() -> None:
     throttle.pay(20 * 3600 * block)
     assert time.monotonic() - began_s < 3600
     Throttle(0).pay(1 << 60)
+
+
+@pytest.mark.parametrize(
+    ("line", "lifts"),
+    [
+        ("[00] 2026-11-24 16:22:06 Starting BACKUP STAGE START", False),
+        ("[00] 2026-11-24 16:22:06 Acquiring BACKUP LOCKS...", False),
+        ("[00] 2026-11-24 16:22:06 Acquired locks for BACKUP STAGE START", False),
+        ("[00] 2026-11-24 16:22:06 Streaming ./nova/extra.ibd", False),
+        ("[00] 2026-11-24 16:22:11 Finished BACKUP STAGE START", True),
+        ("[00] 2026-11-24 16:22:11 Starting BACKUP STAGE FLUSH", True),
+        ("[00] 2026-11-24 16:22:11 Started BACKUP STAGE BLOCK_DDL", True),
+        ("[00] 2026-11-24 16:22:11 Starting BACKUP STAGE BLOCK_COMMIT", True),
+        ("[00] 2026-11-24 16:22:11 Starting to backup non-InnoDB tables and files", True),
+    ],
+)
+def test_a_throttle_is_lifted_when_the_tables_are_copied_and_not_before(line: str, lifts: bool) -> None:
+    throttle, lines = Throttle(1), deque[str]()
+    listen(io.BytesIO(f"{line}\n".encode()), lines, throttle)
+    assert list(lines) == [line]
+    assert throttle.is_lifted() is lifts
 
 
 def test_a_stream_that_is_cut_anywhere_is_seen() -> None:
