@@ -24,7 +24,7 @@ from dbha.config.model import Compression
 from dbha.database import Session, identifier
 from dbha.errors import BackupFailedError, FoundWrongError, KeyMissingError
 from dbha.secrets import Secret
-from tests.real.lone_server import POLICY, Server, nothing, running_server, take
+from tests.real.lone_server import POLICY, Server, nothing, once, running_server, take
 from tests.real.spoiling import flip
 
 pytestmark = pytest.mark.real
@@ -298,8 +298,8 @@ def test_a_donor_that_gets_other_data_meanwhile(world: World, tmp_path: Path) ->
     server, store = world[0], copied(world, tmp_path)
     backup_id = new_backup_id()
 
-    def forget(_: int, __: int) -> None:
+    def forget() -> None:
         server.execute(f"DELETE FROM dbha.data_directory_mark WHERE backup = '{backup_id}'")
 
     with pytest.raises(BackupFailedError, match="got other data during the backup"):
-        take(server, store, backup_id=backup_id, on_bytes=forget)
+        take(server, store, backup_id=backup_id, on_bytes=once(forget))
