@@ -1,21 +1,26 @@
 """Run the playbooks. The only module that imports ansible_runner; its results are translated here, once."""
 
+import atexit
 import contextlib
 import importlib.resources
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from ansible_runner.interface import init_runner
+from ansible_runner.runner import Runner
 
 from dbha.errors import DbhaError, UnreachableError
 from dbha.secrets import Secret
@@ -28,6 +33,7 @@ _KEPT_VARIABLES = ("HOME", "LANG", "LC_ALL", "LOGNAME", "SSH_AUTH_SOCK", "TZ", "
 _RUNNER_VARIABLES = ("AWX_", "RUNNER_", "ANSIBLE_STDOUT_CALLBACK", "ANSIBLE_RETRY_FILES_ENABLED")
 _KEPT_ARTIFACTS = 20
 _MARK = "DBHA_RUN_DIRECTORY"  # in the environment of whatever a run starts on this host
+_RUN_MARK = "DBHA_RUN"  # as above, of one run alone
 _POLL_S = 0.02
 
 
@@ -92,29 +98,113 @@ def run_playbook(
     left running is ended first. Raises PlaybookError, or HostUnreachableError when no task failed but a host was
     lost. Tasks that use a secret must have `no_log: true`.
     """
-    listener = _Listener(on_line)
     started_s = time.monotonic()
-    run_directory = run_directory.absolute()
-    run_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    end_leftovers(run_directory)
+    what = _What(name, inventory.absolute(), run_directory.absolute(), tuple(limit))
+    with _ahead_lock:
+        run = _ahead.pop(what, None)
+    end_leftovers(what.run_directory, but=run)
+    if run is None or run.has_ended:
+        run = _Run(what)
     text = json.dumps(
         {**variables, **{name: secret.reveal() for name, secret in secrets.items()}}, default=str
     )
-    with (
-        tempfile.TemporaryDirectory(prefix="dbha-") as private,
-        _served(Path(private, "variables"), text) as extra,
-    ):
-        runner = init_runner(
-            private_data_dir=str(run_directory), playbook=str(playbook_directory() / f"{name}.yml"),
-            inventory=str(inventory.absolute()), cmdline=f"--extra-vars @{extra}", limit=",".join(limit) or None,
-            quiet=True, suppress_env_files=True, rotate_artifacts=_KEPT_ARTIFACTS,
-            event_handler=listener, cancel_callback=lambda: False,  # else the runner takes our signals over
-        )  # fmt: skip
-        runner.config.env = _environment(runner.config.env, os.environ, private, run_directory)
-        runner.run()
+    runner = run.go_on(text, on_line)
     result = _result(runner.stats or {}, time.monotonic() - started_s)
-    _raise_failures(name, runner.rc, listener, result, run_directory)
+    _raise_failures(name, runner.rc, run.listener, result, what.run_directory)
     return result
+
+
+def start_ahead(name: str, *, inventory: Path, run_directory: Path, limit: Sequence[str] = ()) -> None:
+    """Start ansible-playbook before it is needed, for one `run_playbook` with the same arguments.
+
+    It reads its own modules, most of its time, and waits for the variables; without them it cannot do anything.
+    It ends with this process when nobody needs it.
+    """
+    what = _What(name, inventory.absolute(), run_directory.absolute(), tuple(limit))
+    with _ahead_lock:
+        if what not in _ahead:
+            _ahead[what] = _Run(what)
+
+
+@dataclass(frozen=True, slots=True)
+class _What:
+    """What is run, and on which hosts."""
+
+    name: str
+    inventory: Path
+    run_directory: Path
+    limit: tuple[str, ...]
+
+
+class _Run:
+    """A run of ansible-playbook that has begun, and that goes on once it is given its variables."""
+
+    def __init__(self, what: _What) -> None:
+        self.listener = _Listener()
+        self.mark = f"{_RUN_MARK}={token_hex(8)}"
+        self._what = what
+        self._text: Future[str] = Future()
+        self._runner: Future[Runner] = Future()
+        what.run_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # A thread that lives as long as the run: the kernel ends a child with the thread that started it.
+        threading.Thread(target=self._work, name=f"ansible {what.name}", daemon=True).start()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it ended already: somebody killed it while it waited."""
+        return self._runner.done()
+
+    def go_on(self, text: str, on_line: Callable[[str], None]) -> Runner:
+        """Give it its variables and return the runner once it has ended."""
+        self.listener.on_line = on_line
+        with contextlib.suppress(InvalidStateError):  # it has ended, and the runner knows how
+            self._text.set_result(text)
+        return self._runner.result()
+
+    def end(self) -> None:
+        """End it before it began with anything."""
+        _kill(os.fsencode(self.mark))
+        self._text.cancel()
+
+    def _work(self) -> None:
+        try:
+            self._runner.set_result(self._run())
+        except BaseException as error:  # noqa: BLE001 - `go_on` raises it in the caller's thread
+            self._runner.set_exception(error)
+
+    def _run(self) -> Runner:
+        what = self._what
+        with (
+            tempfile.TemporaryDirectory(prefix="dbha-") as private,
+            _served(Path(private, "variables"), self._text) as extra,
+        ):
+            runner = init_runner(
+                private_data_dir=str(what.run_directory), playbook=str(playbook_directory() / f"{what.name}.yml"),
+                inventory=str(what.inventory), cmdline=f"--extra-vars @{extra}", limit=",".join(what.limit) or None,
+                quiet=True, suppress_env_files=True, rotate_artifacts=_KEPT_ARTIFACTS,
+                event_handler=self.listener, cancel_callback=lambda: False,  # else the runner takes our signals over
+            )  # fmt: skip
+            environment = _environment(runner.config.env, os.environ, private, what.run_directory)
+            name, _, value = self.mark.partition("=")
+            runner.config.env = {**environment, name: value}
+            runner.config.command = [*_ended_with_us(), *runner.config.command]
+            runner.run()
+            return runner
+
+
+_ahead: dict[_What, _Run] = {}
+_ahead_lock = threading.Lock()
+
+
+@atexit.register
+def _end_ahead() -> None:
+    for run in _ahead.values():
+        run.end()
+
+
+def _ended_with_us() -> list[str]:
+    """Return what goes before a command so that the kernel ends it with the thread that started it."""
+    return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 
 
 def playbook_directory() -> Path:
@@ -129,8 +219,8 @@ def playbook_directory() -> Path:
 class _Listener:
     """Hears the events of a run: tells the tasks as they start, and keeps the failures."""
 
-    def __init__(self, on_line: Callable[[str], None]) -> None:
-        self._on_line = on_line
+    def __init__(self) -> None:
+        self.on_line: Callable[[str], None] = lambda line: None
         self.failures: list[TaskFailure] = []
         self.unreachable: list[TaskFailure] = []
 
@@ -139,7 +229,7 @@ class _Listener:
         data = event.get("event_data", {})
         kind = event.get("event")
         if kind == "playbook_on_task_start" and not data.get("task", "").startswith("Validating arguments"):
-            self._on_line(data["task"])
+            self.on_line(data["task"])
         elif kind == "runner_on_failed" and not data.get("ignore_errors"):
             self.failures.append(_failure(data))
         elif kind == "runner_on_unreachable":
@@ -182,10 +272,24 @@ def _result(stats: Mapping[str, Mapping[str, int]], seconds: float) -> PlaybookR
     return PlaybookResult(**counts, seconds=seconds)
 
 
-def end_leftovers(run_directory: Path) -> None:
-    """End what an interrupted run left running on this host: it would go on changing things beside the next one."""
+def end_leftovers(run_directory: Path, *, but: "_Run | None" = None) -> None:
+    """End what an interrupted run left running on this host: it would go on changing things beside the next one.
+
+    What this process started ahead, `but` among it, only waits, and stays.
+    """
     mark = os.fsencode(f"{_MARK}={run_directory.absolute()}")
-    while found := [pid for pid in _process_ids() if mark in _environment_of(pid)]:
+    with _ahead_lock:
+        waiting = {os.fsencode(run.mark) for run in (*_ahead.values(), *([but] if but else []))}
+    _kill(mark, but=waiting)
+
+
+def _kill(mark: bytes, *, but: Collection[bytes] = ()) -> None:
+    """Kill all processes with this mark in their environment, but for those that have one of the others."""
+    while found := [
+        pid
+        for pid in _process_ids()
+        if mark in (words := _environment_of(pid)) and not any(each in words for each in but)
+    ]:
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -204,8 +308,8 @@ def _environment_of(pid: int) -> list[bytes]:
 
 
 @contextmanager
-def _served(path: Path, text: str) -> Iterator[Path]:
-    """Yield a pipe that gives `text` to the first who reads it: no file holds it, even if we are killed."""
+def _served(path: Path, text: Future[str]) -> Iterator[Path]:
+    """Yield a pipe that gives `text`, once it is there, to the first who reads it: no file ever holds it."""
     os.mkfifo(path, mode=0o600)
     done = threading.Event()
     writer = threading.Thread(target=_write_once, args=(path, text, done), name="variables", daemon=True)
@@ -214,16 +318,20 @@ def _served(path: Path, text: str) -> Iterator[Path]:
         yield path
     finally:
         done.set()
+        text.cancel()
         writer.join()
 
 
-def _write_once(path: Path, text: str, done: threading.Event) -> None:
+def _write_once(path: Path, text: Future[str], done: threading.Event) -> None:
     while not done.wait(_POLL_S):
         with contextlib.suppress(OSError):  # ENXIO: nobody reads yet
             descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
             os.set_blocking(descriptor, True)
-            with contextlib.suppress(BrokenPipeError), os.fdopen(descriptor, "w", encoding="utf-8") as pipe:
-                pipe.write(text)
+            with (
+                contextlib.suppress(BrokenPipeError, CancelledError),
+                os.fdopen(descriptor, "w", encoding="utf-8") as pipe,
+            ):
+                pipe.write(text.result())
             return
 
 

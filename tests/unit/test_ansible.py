@@ -2,12 +2,23 @@
 
 import os
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dbha import ansible
-from dbha.ansible import HostUnreachableError, PlaybookError, end_leftovers, playbook_directory, run_playbook
+from dbha.ansible import (
+    HostUnreachableError,
+    PlaybookError,
+    end_leftovers,
+    playbook_directory,
+    run_playbook,
+    start_ahead,
+)
 from dbha.secrets import Secret
 
 PASSWORD = "correct-horse-battery"
@@ -160,6 +171,56 @@ def test_what_an_interrupted_run_left_is_ended(playbooks: Path) -> None:
         assert left.wait(5) == -9
         assert kept.poll() is None
         kept.kill()
+
+
+def test_what_is_started_ahead_waits_for_its_variables(playbooks: Path) -> None:
+    where: dict[str, Any] = {"inventory": inventory(playbooks), "run_directory": playbooks / "run"}
+    for _ in range(2):
+        start_ahead("good", **where)
+    wait_until(lambda: marked(playbooks / "run"))
+    variables = {"text": "hello", "directory": str(playbooks)}
+    run_playbook("bad", **where, variables={}, secrets={}, limit=["one"])  # another one leaves it alone
+    assert not (playbooks / "one").exists()
+    result = run_playbook("good", **where, variables=variables, secrets={"password": Secret(PASSWORD)})
+    assert (result.changed_anything, (playbooks / "one").read_text()) == (True, "hello")
+    assert len(list((playbooks / "run" / "artifacts").iterdir())) == 2
+
+
+def test_one_that_was_started_ahead_and_killed_is_started_anew(playbooks: Path) -> None:
+    where: dict[str, Any] = {"inventory": inventory(playbooks), "run_directory": playbooks / "run"}
+    start_ahead("bad", **where, limit=["one"])
+    wait_until(lambda: marked(playbooks / "run"))
+    for pid in marked(playbooks / "run"):
+        os.kill(pid, 9)
+    wait_until(lambda: all(run.has_ended for run in ansible._ahead.values()))
+    run_playbook("bad", **where, variables={}, secrets={}, limit=["one"])
+
+
+@pytest.mark.parametrize("end", ["sys.exit()", "os.kill(os.getpid(), 9)"])
+def test_what_was_started_ahead_ends_with_the_controller(playbooks: Path, end: str) -> None:
+    script = (
+        "import os, sys, time; from pathlib import Path; from dbha import ansible; from tests.unit.test_ansible"
+        " import marked; ansible.playbook_directory = lambda: Path(sys.argv[1]) / 'playbooks'; run ="
+        " Path(sys.argv[1]) / 'run'; ansible.start_ahead('good', inventory=Path(sys.argv[2]), run_directory=run)\n"
+        f"while not marked(run): time.sleep(0.02)\n{end}"
+    )
+    argv = [sys.executable, "-c", script, str(playbooks), str(inventory(playbooks))]
+    subprocess.run(argv, check=False, timeout=60, cwd=Path(__file__).parents[2])
+    wait_until(lambda: not marked(playbooks / "run"))
+    assert not (playbooks / "one").exists()
+
+
+def marked(run_directory: Path) -> list[int]:
+    """Return the processes of runs in a directory."""
+    mark = os.fsencode(f"DBHA_RUN_DIRECTORY={run_directory}")
+    return [pid for pid in ansible._process_ids() if mark in ansible._environment_of(pid)]
+
+
+def wait_until(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_service_manager_that_is_not_supported_is_said(tmp_path: Path) -> None:
