@@ -13,6 +13,7 @@ from typing import Any
 from dbha.errors import ConfigurationError, UnreachableError
 
 GROUP = "galera"
+_CONFIGURATION_FILE = "/etc/mysql/my.cnf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Node:
     port: int
     datadir: str
     ssh: SshSettings | None = None  # None: the server runs on this machine
+    configuration_file: str = _CONFIGURATION_FILE  # the server's
 
     def __str__(self) -> str:
         return self.name
@@ -99,7 +101,9 @@ def _node(name: str, variables: Mapping[str, Any], problems: list[str]) -> Node:
             private_key_file=_path(variables.get("ansible_ssh_private_key_file")),
             known_hosts_file=_path(variables.get("dbha_known_hosts_file")),
         )
-    return Node(name, str(address), port, str(variables.get("mariadb_datadir", "/var/lib/mysql")), ssh)
+    datadir = str(variables.get("mariadb_datadir", "/var/lib/mysql"))
+    configuration_file = str(variables.get("mariadb_configuration_file", _CONFIGURATION_FILE))
+    return Node(name, str(address), port, datadir, ssh, configuration_file)
 
 
 def _path(text: str | None) -> Path | None:

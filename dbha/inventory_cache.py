@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dbha.inventory import Node, SshSettings, load_inventory
 
+_FORMAT = b"2"  # of the cache: what is known of a node
 _VARIABLE_DIRECTORIES = ("group_vars", "host_vars")
 
 
@@ -29,7 +30,7 @@ def load_inventory_cached(path: Path, cache: Path) -> tuple[Node, ...]:
 
 def fingerprint_of(path: Path) -> str | None:
     """Return what changes whenever a file of the inventory does; None for one that must be asked each time."""
-    digest = hashlib.sha256(str(path.resolve()).encode())
+    digest = hashlib.sha256(_FORMAT + str(path.resolve()).encode())
     for file in sorted(_files(path)):
         content = file.read_bytes()
         if os.access(file, os.X_OK) or content.lstrip().startswith(b"plugin:") or b"\nplugin:" in content:

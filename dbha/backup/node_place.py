@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from dbha.backup.binlog.replay import ReplayPlace
 from dbha.backup.compression import decompress_argv
 from dbha.backup.encryption import Readable
+from dbha.backup.first_start import Begun, FirstStart, FirstStartError, begin
 from dbha.backup.tool_files import (
     CHECKPOINT_FILES,
     GALERA_FILES,
@@ -42,9 +43,13 @@ _ADOPT = (
     "if [ -f backup-my.cnf ]; then mv -f -- backup-my.cnf ../layout.cnf; fi; "
     "rm -f -- xtrabackup_* mariadb_backup_* donor_galera_info galera.cache binlog.[0-9]*; "
     'printf %s "$3" > grastate.dat; '
-    'if [ "$(id -u)" = 0 ]; then chown -R --reference="$2" -- .; fi; chmod 700 .; sync -f .'
+    'if [ "$(id -u)" = 0 ]; then chown -R --reference="$2" -- .; fi; chmod 700 .'
 )
-_PUBLISH = 'set -e; cd "$1"; rm -rf -- new; mv -T -- "$2" new; sync .; rm -rf -- stage-*'
+# What is in it is made durable at the end of its first start: until then it is whole only while the host lives.
+_PUBLISH = (
+    'set -e; cd "$1"; cat /proc/sys/kernel/random/boot_id > boot; rm -rf -- new; mv -T -- "$2" new; sync .; '
+    "rm -rf -- stage-*; (sync -f new &) </dev/null >/dev/null 2>&1"
+)
 _EXCHANGE = (
     "set -e; data=$1 place=$2 comes=$2/$3 goes=$2/$4; "
     'if [ -d "$comes" ] && [ ! -e "$goes" ]; then mv -T -- "$data" "$goes"; fi; '
@@ -161,7 +166,10 @@ class NodePlace:
         )
 
     def publish(self, directory: str, state: SavedState) -> None:
-        """Make a prepared backup the data directory to come, at this position of a new history."""
+        """Make a prepared backup the data directory to come, at this position of a new history.
+
+        It survives the host once `begin` returned.
+        """
         self._run(
             (
                 "sh",
@@ -174,6 +182,20 @@ class NodePlace:
             )
         )
         self._run(("sh", "-c", _PUBLISH, "sh", self.path, posixpath.basename(directory)))
+
+    def begin(self, first: FirstStart, pool_bytes: int, on_tables: Callable[[int, int], None]) -> Begun:
+        """Start a server once on the data directory to come, where nobody reaches it, and make it durable.
+
+        Raises NodePlaceError when the server does not do what it should. Can be repeated after it was cut off.
+        """
+        transport, request = self.cluster.transport(self.node), first.request(self.path, pool_bytes)
+        with contextlib.suppress(FileNotFoundError):
+            request["boot_id"] = transport.get(f"{self.path}/boot").decode(errors="replace").strip()
+        request["defaults_file"] = self.node.configuration_file
+        try:
+            return begin(transport, request, on_tables, timeout_s=_TIMEOUT_S)
+        except FirstStartError as error:
+            raise NodePlaceError(f"{self.node}: the first start on the backup failed: {error}") from error
 
     def exchange(self) -> None:
         """Put `new` in the place of the data directory, which becomes `old`. The server must not run."""

@@ -5,7 +5,7 @@ exchanged, and the nodes begin a history of their own: one that was left out, or
 data can come back only by a full state transfer, and never merge its past into it.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,12 +16,12 @@ from dbha.backup.binlog.gtid import Gtid
 from dbha.backup.binlog.replay import replay
 from dbha.backup.binlog.replay_plan import ReplayPlan
 from dbha.backup.encryption import NO_IDENTITIES, Identities, OpenedStream, PlainStream, opening
+from dbha.backup.first_start import Counted, FirstStart
 from dbha.backup.manifest import Manifest
 from dbha.backup.node_place import NodePlace, NodePlaceError
 from dbha.backup.prepare import chain_in, in_all
 from dbha.backup.proof import (
     NotProvenError,
-    checksums_everywhere,
     forget_probe,
     prove_replication,
     prove_structure,
@@ -31,7 +31,7 @@ from dbha.backup.proof import (
 )
 from dbha.backup.store import Store
 from dbha.backup.stored_bytes import StoredBytes, definitions_of, opened
-from dbha.cluster.bootstrap import begin_history, start_nodes, stop_nodes, wait_until_synced
+from dbha.cluster.bootstrap import be_ready_to_restart, start_nodes, stop_nodes, wait_until_synced
 from dbha.cluster.handle import Cluster, side_by_side
 from dbha.cluster.saved_state import SavedState, furthest, view_text
 from dbha.errors import DbhaError, FoundWrongError, RestoreFailedError
@@ -40,6 +40,7 @@ from dbha.inventory import Node
 
 _SYNCED_WITHIN_S = 300.0
 _LEAST_MEMORY_BYTES, _MOST_MEMORY_BYTES = 64 << 20, 2 << 30
+_MOST_POOL_BYTES = 256 << 20  # of a server that reads each page once
 
 OnLine = Callable[[str], None]
 
@@ -63,6 +64,10 @@ class Directories:
     def place(self, node: Node) -> NodePlace:
         """Return where the node's data directories of this run are."""
         return NodePlace(self.cluster, node, self.run_id)
+
+    def be_ready_to_restart(self) -> None:
+        """Have Ansible at hand, so that the time between the stop and the next start is short."""
+        be_ready_to_restart(self.cluster.nodes, **self._playbooks())
 
     def stop(self, say: OnLine) -> None:
         """Stop the servers of all nodes, whichever data they run on."""
@@ -149,18 +154,33 @@ class WholeRestore(Directories):
         place = self.place(node).to_come(self._prepare_memory_bytes(node))
         return replay(place, plan, on_bytes=on_bytes, guard=guard)
 
-    def begin(self, began: datetime, last_gtid: int | None, say: OnLine) -> None:
-        """Start every server once by itself on the new data, whose last transaction has the number `last_gtid`.
+    def begin(
+        self,
+        began: datetime,
+        last_gtid: int | None,
+        databases: Sequence[str],
+        on_tables: Callable[[int, int], None],
+    ) -> int:
+        """Start a server once on each new data directory, by itself; return how many tables are equal everywhere.
 
-        Raises NodePlaceError when they end up different.
+        `last_gtid` is the number of the data's last transaction. Raises NodePlaceError when the nodes end up at
+        different positions, NotProvenError when a table differs.
         """
-        begin_history(
-            self.cluster, self.cluster.nodes, self.beginning, began=began, last_gtid=last_gtid, on_line=say,
-            **self._playbooks(),
-        )  # fmt: skip
-        found = {node.name: self.place(node).state() for node in self.cluster.nodes}
-        if len(set(found.values())) != 1:
+        first = FirstStart(self.beginning, self.cluster.account, began, tuple(databases), last_gtid)
+        counted = Counted(on_tables)
+        begun = side_by_side(
+            lambda node: self.place(node).begin(
+                first, min(self._prepare_memory_bytes(node), _MOST_POOL_BYTES), counted.of(node.name)
+            ),
+            self.cluster.nodes,
+        )
+        if len({each.seqno for each in begun.values()}) != 1:
+            found = ", ".join(f"{name} at {each.seqno}" for name, each in begun.items())
             raise NodePlaceError(f"the nodes are at different positions: {found}")
+        checksums = {name: each.checksums for name, each in begun.items()}
+        expected = checksums[self.cluster.nodes[0].name]
+        require_equal(expected, checksums)
+        return len(expected)
 
     def form(self, view: Mapping[str, str], say: OnLine) -> None:
         """Form the cluster of all nodes at once; they hold the same data, so nothing is transferred."""
@@ -178,11 +198,11 @@ class WholeRestore(Directories):
         place.write_state(state)
         place.write_view(view_text(view[node.name], view.values()))
 
-    def prove(self, heads: Heads, last_gtid: int | None, *, replayed: bool = False) -> int:
-        """Prove the nodes one cluster of the new history with equal data; return how many tables were compared.
+    def prove(self, heads: Heads, last_gtid: int | None, *, replayed: bool = False) -> None:
+        """Prove the nodes one cluster of the new history, with one structure, that replicates.
 
-        Structure and heads are those of the backup, or after a replay equal on all nodes. Raises NotProvenError that
-        names what differs.
+        That their rows are equal was proven at the position from which they formed it. Structure and heads are those
+        of the backup, or after a replay equal on all nodes. Raises NotProvenError that names what differs.
         """
         nodes, databases = self.cluster.nodes, tuple(heads)
         for state in wait_until_synced(self.cluster, nodes, _SYNCED_WITHIN_S):
@@ -199,12 +219,9 @@ class WholeRestore(Directories):
         else:
             expected = definitions_of(self.store, self.manifest, self.identities).fingerprint_of(databases)
         side_by_side(lambda node: prove_structure(self.cluster, node, heads, expected), nodes)
-        found = checksums_everywhere(self.cluster, databases, nodes)
-        require_equal(found[nodes[0].name], found)
         require_one_count(self.cluster, nodes, last_gtid)
         if versioned is not None:
             prove_replication(self.cluster, nodes[0], nodes, versioned)
-        return len(found[nodes[0].name])
 
     def _prepare_memory_bytes(self, node: Node) -> int:
         """Return half of the memory that the node's host has to spare, shared by the nodes that are on it."""

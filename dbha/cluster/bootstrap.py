@@ -10,13 +10,11 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
-from dbha.ansible import PlaybookResult, run_playbook
+from dbha.ansible import PlaybookResult, run_playbook, start_ahead
 from dbha.cluster.handle import Cluster, side_by_side
 from dbha.cluster.observe import observe
-from dbha.cluster.saved_state import SavedState
 from dbha.cluster.state import PRIMARY, SYNCED, NodeState
 from dbha.errors import DbhaError, UnreachableError, UnsafeError
 from dbha.inventory import Node
@@ -156,38 +154,12 @@ def stop_nodes(
     )
 
 
-def begin_history(
-    cluster: Cluster,
-    nodes: Sequence[Node],
-    state: SavedState,
-    *,
-    began: datetime,
-    last_gtid: int | None,
-    inventory: Path,
-    run_directory: Path,
-    on_line: OnLine = _quiet,
-) -> PlaybookResult:
-    """Start every node's server once by itself, so that its data belongs to the history of `state` from then on.
-
-    The nodes' servers must be stopped. All nodes end at the same position, let the administrator in by the present
-    password, and count GTIDs on from `last_gtid`, the number of the data's last transaction, where it has any. Binary
-    logs in the data directories are removed. Can be repeated after it was cut off anywhere.
-    """
-    return run_playbook(
-        "private",
-        inventory=inventory,
-        run_directory=run_directory,
-        variables={
-            "mariadb_history": state.uuid,
-            "mariadb_history_seqno": state.seqno,
-            "mariadb_history_began": int(began.timestamp()),
-            "mariadb_history_gtid_seqno": -1 if last_gtid is None else last_gtid,
-            "mariadb_admin_account": cluster.account.user,
-        },
-        secrets={"mariadb_admin_password": cluster.account.password},
-        limit=[node.name for node in nodes],
-        on_line=on_line,
-    )
+def be_ready_to_restart(nodes: Sequence[Node], *, inventory: Path, run_directory: Path) -> None:
+    """Have Ansible read its modules now, for one `stop_nodes` and one `start_nodes` of all of `nodes` that follow."""
+    for playbook in ("stop", "start"):
+        start_ahead(
+            playbook, inventory=inventory, run_directory=run_directory, limit=[node.name for node in nodes]
+        )
 
 
 def wait_until_synced(

@@ -189,8 +189,10 @@ class _World:
         return {"old": f"{place.path}/old"}
 
     def begin(self, context: StepContext) -> Facts:
-        self.restore(context).begin(self.spec.began, self.last_gtid, context.say)
-        return {}
+        restore, databases = self.restore(context), tuple(self.spec.heads)
+        restore.be_ready_to_restart()
+        tables = restore.begin(self.spec.began, self.last_gtid, databases, partial(context.count, "tables"))
+        return {"tables": tables, "note": f"{tables} tables are equal on {len(self.cluster.nodes)} nodes"}
 
     def form(self, context: StepContext) -> Facts:
         self.restore(context).form(self.spec.view, context.say)
@@ -208,8 +210,8 @@ class _World:
         return {"timeline": timeline}
 
     def prove(self, context: StepContext) -> Facts:
-        tables = self.restore(context).prove(self.spec.heads, self.last_gtid, replayed=bool(self.spec.until))
-        return {"tables": tables, "note": f"{tables} tables on {len(self.cluster.nodes)} nodes"}
+        self.restore(context).prove(self.spec.heads, self.last_gtid, replayed=bool(self.spec.until))
+        return {}
 
     def reopen(self, context: StepContext) -> Facts:
         """Let the services in with their present passwords; who was locked before the restore stays locked."""
@@ -299,16 +301,16 @@ def whole_restore_plan(spec: WholeRestoreSpec, site: Site, has_ended: Callable[[
             on_each(nodes, "unpack", "unpack and prove the backup beside", world.stage,
                     ("unpack-undo", "remove what was unpacked on", world.unstage)),
             *replays,
+            once("begin", "begin a new history on every node for itself", world.begin),
             once(STOP_SERVERS, "stop all servers", world.stop,
                  Step("start-old", "start the cluster that was there before", world.start_old, world.first_of_old)),
             on_each(nodes, "exchange", "exchange the data directory of", world.exchange,
                     ("exchange-undo", "put the old data directory back on", world.unstage)),
-            once("begin", "begin a new history on every node for itself", world.begin,
-                 Step("begin-undo", "stop the restored servers", world.stop)),
-            once("form", "form the cluster", world.form),
+            once("form", "form the cluster", world.form,
+                 Step("form-undo", "stop the restored servers", world.stop)),
             stage(Step(FENCE, "keep the services out", world.fencing.up, lambda _: world.fencing.intent())),
             once("settle", "begin a new timeline", world.settle),
-            once("prove", "prove all nodes equal", world.prove),
+            once("prove", "prove all nodes one cluster", world.prove),
         ),
         finish=(
             once("reopen", "let the services in", world.reopen),

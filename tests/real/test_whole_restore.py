@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -182,17 +183,37 @@ def test_a_flipped_byte_is_found_before_anything_stops(cloud: Cloud) -> None:
     require_as_before(cloud, before)
 
 
+def test_a_server_that_cannot_start_is_found_before_anything_stops(cloud: Cloud) -> None:
+    before = timeline(cloud)
+    with wrong_setting(cloud):
+        said = restore(cloud, expect=1)
+    assert "node3: the first start on the backup failed" in said.stderr
+    assert "nonsense" in said.stderr
+    assert "nothing was changed" in said.stderr
+    require_as_before(cloud, before)
+
+
 def test_what_fails_after_the_stop_brings_the_old_cluster_back(cloud: Cloud) -> None:
     before = timeline(cloud)
-    obstacle = cloud.directory / "nodes" / "node3" / "private-node3"
-    obstacle.touch()  # where the server of node3 is to work for a moment
-    try:
-        said = restore(cloud, expect=7)
-    finally:
-        obstacle.unlink()
+    restore(cloud, fault="after:done:stop-servers")
+    obstacle = Path(f"{cloud.cluster.nodes[2].datadir}.dbha", cloud.last_run()["id"], "old")
+    obstacle.touch()  # where the old data directory is to go
+    said = cloud.run("runs", "resume", expect=7)
     assert "node3" in said.stderr
     assert "everything was put back as it was before the run" in said.stderr
     require_as_before(cloud, before)
+
+
+@contextmanager
+def wrong_setting(cloud: Cloud) -> Iterator[None]:
+    """Give the server of node3 a configuration that it does not start with."""
+    configuration = cloud.directory / "nodes" / "node3" / "my.cnf"
+    kept = configuration.read_text()
+    configuration.write_text(f"{kept}nonsense = 1\n")
+    try:
+        yield
+    finally:
+        configuration.write_text(kept)
 
 
 @pytest.mark.parametrize(
@@ -201,11 +222,11 @@ def test_what_fails_after_the_stop_brings_the_old_cluster_back(cloud: Cloud) -> 
         (
             "after:done:hold",
             "after:done:unpack:node2",
+            "before:done:begin",
             "before:done:stop-servers",
             "after:done:exchange:node1",
         ),
         (
-            "before:done:begin",
             "after:intend:form",
             "before:done:form",
             "before:done:settle",
@@ -223,7 +244,7 @@ def test_killed_again_and_again_it_ends_the_same(cloud: Cloud, faults: tuple[str
     require_restored(cloud)
 
 
-@pytest.mark.parametrize("fault", ["after:done:exchange:node2", "before:done:begin", "after:done:form"])
+@pytest.mark.parametrize("fault", ["before:done:begin", "after:done:exchange:node2", "after:done:form"])
 def test_rolled_back_on_request_the_old_cluster_is_there(cloud: Cloud, fault: str) -> None:
     before = timeline(cloud)
     restore(cloud, fault=fault)

@@ -33,6 +33,7 @@ PROGRAMS = {
     "dbha.releases.tool_script": "sent to where native commands are to run, and forks into them",
     "dbha.releases.probe_script": "sent to a service's own Python, and answers on its standard output",
     "dbha.backup.node_pages": "sent to the donor's host, and answers on its standard output",
+    "dbha.backup.begin_program": "sent to a node's host, and answers on its standard output",
     "dbha.backup.node_program": "sent to the donor's host, and reports on its standard error",
 }
 
