@@ -54,7 +54,8 @@ _EXCHANGE = (
     "set -e; data=$1 place=$2 comes=$2/$3 goes=$2/$4; "
     'if [ -d "$comes" ] && [ ! -e "$goes" ]; then mv -T -- "$data" "$goes"; fi; '
     'if [ -d "$comes" ] && [ ! -e "$data" ]; then mv -T -- "$comes" "$data"; fi; '
-    '[ -d "$data" ] && [ -d "$goes" ] && [ ! -e "$comes" ]; sync "$place" "${data%/*}"'
+    'if [ ! -d "$data" ] || [ ! -d "$goes" ] || [ -e "$comes" ]; then '
+    'echo "$goes is not what $data was, or $comes is still there" >&2; exit 1; fi; sync "$place" "${data%/*}"'
 )
 _EXCHANGE_BACK = (
     "set -e; data=$1 place=$2; "

@@ -186,6 +186,8 @@ class WholeRestore(Directories):
         """Form the cluster of all nodes at once; they hold the same data, so nothing is transferred."""
         nodes = self.cluster.nodes
         states = {node.name: self.place(node).state() for node in nodes}
+        if strangers := [name for name, state in states.items() if not state or state.uuid != self.history]:
+            raise NodePlaceError(f"not the restored data is in its place on {', '.join(strangers)}")
         if len(nodes) > 1 and all(state is not None and state.is_clean for state in states.values()):
             side_by_side(lambda node: self._expect(node, states[node.name], view), nodes)
         alone = nodes[0] if len(nodes) == 1 else None
