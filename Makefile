@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# What the controller and the sandbox run, and what the tests and benchmarks need beside it.
+# What the controller and the sandbox run, and what the tests and benchmarks need beside it: mydumper to compare
+# with, faketime for a clock that goes back.
 PACKAGES := python3-venv mariadb-server mariadb-client mariadb-backup galera-4 socat zstd lz4 age rsync procps iproute2 \
             openssh-server openssh-client mydumper faketime
 TOOLS := mariadbd mariadb mariadb-backup mbstream mariadb-install-db socat zstd lz4 age rsync sshd mydumper faketime
@@ -40,13 +41,13 @@ $(VENV)/installed: pyproject.toml
 demo: setup ## the main job on a real three-node cluster on this machine
 	@$(BIN)/python -m dbha.sandbox.demo
 
-test: setup lint test-quick test-real test-faults ## everything: lint, types, quick tests, tests on real servers
+test: setup lint test-quick test-real ## everything: lint, types, quick tests, tests on real servers
 
 test-quick: $(VENV)/installed
 	$(BIN)/python -m pytest tests/unit tests/crash -n 2
 
 test-real: $(VENV)/installed
-	$(BIN)/python -m pytest tests/real
+	$(BIN)/python -m pytest tests/real tests/faults -n 2 --dist loadfile
 
 test-faults: $(VENV)/installed ## the fault matrix of backups, on a real cluster
 	$(BIN)/python -m pytest tests/faults

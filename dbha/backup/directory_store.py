@@ -42,7 +42,7 @@ PARTIAL, FAILED, DELETING = ".partial", ".failed", ".deleting"
 _FORMS = ("", PARTIAL, FAILED, DELETING)  # of a name; the first that is there is the one that counts
 MANIFEST, VERIFICATION, FAILURE, LOG = "manifest.json", "verification.json", "failure.json", "backup.log"
 MARK = "keep.json"
-_PATIENCE_S, _PAUSE_S = 1.0, 0.01  # longer than those who only look hold the lock of a draft
+_PATIENCE_S, _PAUSE_S = 3.0, 0.01  # longer than those who only look hold the lock of a draft
 _LOOKS = 20  # while others publish and delete; nobody does so that often
 STREAM = "stream.mbs.zst"  # while it is written; then it is called what the manifest says
 _BLOCK_BYTES = 1 << 20
@@ -240,9 +240,12 @@ def _look(place: Path) -> StoredBackup:
     if suffix:
         status, reason = _why_not_complete(place, suffix)
         return StoredBackup(backup_id, status, reason, _size(place))
+    opened = _identity(place)
     try:
         manifest = _read_manifest(place)
     except FoundWrongError as error:
+        if _identity(place) != opened:  # another took its place meanwhile: nothing is known of either
+            raise FileNotFoundError(place) from error
         return StoredBackup(
             backup_id, Status.DAMAGED, str(error), _size(place), lock=_read_lock(place, backup_id),
             mark=_read_mark(place, backup_id),
@@ -255,6 +258,11 @@ def _look(place: Path) -> StoredBackup:
     if found.verification is not None and found.verification.outcome == "bad":
         problem = found.verification.problem
     return replace(found, status=Status.BAD, reason=problem) if problem else found
+
+
+def _identity(place: Path) -> tuple[int, int]:
+    found = place.stat()
+    return found.st_ino, found.st_ctime_ns
 
 
 def _problem(place: Path, manifest: Manifest) -> str:

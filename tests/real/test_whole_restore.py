@@ -244,7 +244,9 @@ def test_killed_again_and_again_it_ends_the_same(cloud: Cloud, faults: tuple[str
     require_restored(cloud)
 
 
-@pytest.mark.parametrize("fault", ["before:done:stop-servers", "after:done:exchange:node2", "after:done:form"])
+@pytest.mark.parametrize(
+    "fault", ["before:done:stop-servers", "after:done:exchange:node2", "after:done:form"]
+)
 def test_rolled_back_on_request_the_old_cluster_is_there(cloud: Cloud, fault: str) -> None:
     before = timeline(cloud)
     restore(cloud, fault=fault)
