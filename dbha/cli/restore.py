@@ -320,13 +320,12 @@ def plan_again(app: App, record: RunRecord) -> Plan:
 
 def _decide(site: Site, name: str, to: str, services: tuple[str, ...], store_name: str) -> RestoreSpec:
     """Return what is restored. Raises UnsafeError, UnreachableError or UsageError before anything is touched."""
-    store = site.store_of(store_name)
+    store, chosen = site.store_of(store_name), site.chosen_services(services)
     point = point_of(site, store, name, to, here=True) if to else None
     backup_id = point.backup_id if point else resolve(store.list(), name, store.where, services=services)
     *bases, manifest = _chain(store, backup_id)
     staging_bytes = staging_needs(manifest.data_bytes) + unpacked_bytes((*bases, manifest)[1:])
     staging_bytes += REPLAY_GROWTH * point.plan.size_bytes if point else 0
-    chosen = site.chosen_services(services)
     if absent := [service for service in chosen if service not in manifest.services]:
         raise UsageError(
             f"backup {backup_id} has no {', '.join(absent)}", hint=f"dbha backup show {backup_id}"

@@ -238,17 +238,18 @@ class _World:
 
     def explain(self, failure: DbhaError, begun: frozenset[str]) -> DbhaError:
         """Return what the operator is told when all was put back: exit 7 once servers were stopped."""
+        what_next = (
+            "dbha runs show latest     what failed, step by step\n"
+            f"{self.spec.command}     once the cause is gone"
+        )
         if STOP_SERVERS not in begun:
             failure.unchanged = failure.unchanged or UnsafeError.unchanged
+            failure.hint = failure.hint or what_next
             return failure
         if failure.exit_code in (130, 143):
             failure.unchanged = failure.unchanged or UpgradeRolledBackError.unchanged
             return failure
-        return UpgradeRolledBackError(
-            f"the restore of the cluster failed: {failure}",
-            hint="dbha runs show latest     what failed, step by step\n"
-            f"{self.spec.command}     once the cause is gone",
-        )
+        return UpgradeRolledBackError(f"the restore of the cluster failed: {failure}", hint=what_next)
 
 
 def once(name: str, title: str, act: Action, undo: Step | None = None) -> Stage:

@@ -63,6 +63,6 @@ def old_nodes_come_back(scene: Scene) -> Said:
 
 
 def page_flipped_on_a_node(scene: Scene) -> Said:
-    """The disk of one node loses a bit of the prepared data: the nodes are not equal, and the old cluster is back."""
+    """The disk of one node loses a bit of the prepared data: the first start beside the old data sees it."""
     with scene.ordered(tool="prepare", below="node2", file="placement/filling.ibd", flip=FLIPPED_AT):
         return scene.run("restore", scene.older, "--yes")

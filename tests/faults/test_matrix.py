@@ -81,7 +81,7 @@ MATRIX = (
     Row("one bit flipped", "in the stream", taking.bit_flipped_on_the_way, 6, ("zstd ended",)),
     Row("one bit flipped", "in the compressed file", spoilt(stored.stream_flipped), 4, ("its sha256 is another",)),
     Row("one bit flipped", "in a prepared tablespace", stored.page_flipped_after_prepare, 1, ("placement/filling",)),
-    Row("one bit flipped", "in a tablespace of one node", restoring.page_flipped_on_a_node, 7, ("node2",)),
+    Row("one bit flipped", "in a tablespace of one node", restoring.page_flipped_on_a_node, 1, ("node2",)),
     Row("one bit flipped", "in a manifest", spoilt(stored.manifest_flipped), 4, ("the manifest of backup",)),
     Row("one bit flipped", "in the definitions", spoilt(stored.definitions_flipped), 4, ("definitions",)),
     Row("manifest missing", "", spoilt(stored.manifest_missing), 4, ("manifest.json",)),

@@ -269,7 +269,7 @@ def test_a_partial_encrypted_backup_restores_its_service_and_nothing_else(cloud:
     said = cloud.run("restore", made["id"], "--yes", configuration=sealed, expect=4)
     assert f"dbha restore {made['id']} --service placement" in said.stderr
     said = cloud.run("restore", made["id"], "--service", "nova", "--yes", configuration=sealed, expect=2)
-    assert cloud.json("backup", "show")["id"] == cloud.backup, "`latest` is the last one of the whole cluster"
+    assert cloud.json("backup", "show")["scope"] == "cluster", "`latest` is the last one of the whole cluster"
     assert placement_rows(cloud) == rows + 1
 
     other = configured(cloud, "theirs", identity=identity_text() + theirs, **both)

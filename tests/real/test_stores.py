@@ -357,7 +357,7 @@ def test_copying_and_listing(configured: Path, place: Place) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) | {"seconds": 0} == {
         "schema": 1, "backup": FIRST, "from": "local", "to": place.name, "copied": True,
-        "stored_bytes": len(STREAM), "seconds": 0,
+        "bases": [], "stored_bytes": len(STREAM), "seconds": 0,
     }  # fmt: skip
     again = dbha(configured, "backup", "copy", FIRST, "--to", place.name)
     assert (again.returncode, again.stdout.strip().endswith(f"is in {place.name} already")) == (0, True)
