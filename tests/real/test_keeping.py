@@ -119,9 +119,9 @@ def test_a_new_backup_prunes_only_once_it_is_good(keeper: Keeper) -> None:
 
 def test_check_needs_no_database(keeper: Keeper) -> None:
     keeper.run("create", "--verify")
-    assert "BACKUP OK - 6 tests passed" in keeper.run("check", "--nagios")
+    assert "BACKUP OK - 7 tests passed" in keeper.run("check", "--nagios")
     kill_node(keeper.running.directory, "node1")
-    assert "BACKUP OK - 6 tests passed" in keeper.run("check", "--nagios")
+    assert "BACKUP OK - 7 tests passed" in keeper.run("check", "--nagios")
     keeper.run("create", expect=5)
     keeper.store.begin(new_backup_id(datetime.now(UTC) + timedelta(seconds=1))).abandon("why", b"")
     assert "BACKUP WARNING - failures: 1 since" in keeper.run("check", "--nagios", expect=1)
