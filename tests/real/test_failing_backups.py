@@ -111,7 +111,7 @@ from dbha.database import Account
 from dbha.inventory import Node, SshSettings
 from dbha.secrets import Secret
 from tests.real.lone_server import Server, take
-name, address, port, datadir, ssh = json.loads(sys.argv[1])
+name, address, port, datadir, ssh, _ = json.loads(sys.argv[1])
 node = Node(name, address, port, datadir, SshSettings(*ssh[:3], *map(Path, ssh[3:])) if ssh else None)
 server = Server(Cluster("test", (node,), Account("dbha", Secret(sys.stdin.readline()[:-1]))), None)
 def wait(*_):
