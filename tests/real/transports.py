@@ -1,0 +1,21 @@
+"""What the tests of transports share: a command that says who it is, and how to wait for its end."""
+
+import time
+from collections.abc import Callable
+
+from tests.real.sshd import is_running
+
+PATIENCE_S = 60.0
+MEBIBYTE = 1 << 20
+SAY_ID_AND_SLEEP = ["sh", "-c", "echo $$; exec sleep 1000"]
+
+
+def await_end(*process_ids: int) -> None:
+    eventually(lambda: not any(is_running(number) for number in process_ids))
+
+
+def eventually(happened: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < deadline_s, "did not happen in time"
+        time.sleep(0.02)
