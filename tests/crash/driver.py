@@ -24,7 +24,8 @@ from dbha.journal import Facts, Journal
 from dbha.upgrade.plan import upgrade_plan
 from dbha.upgrade.spec import UpgradeSpec
 from dbha.workflow import Observer, Plan, Step, StopRequest
-from tests.crash.simulated_world import SimulatedWorld, create, upgrade_spec
+from tests.crash.simulated_databases import create
+from tests.crash.simulated_world import SimulatedWorld, upgrade_spec
 
 JOURNAL = "journal.sqlite"
 EXIT_BUG = 70

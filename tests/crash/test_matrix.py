@@ -24,7 +24,8 @@ from typing import Any
 import pytest
 
 from dbha.journal import RunState
-from tests.crash import driver, simulated_world
+from tests.crash import driver, simulated_databases
+from tests.crash.simulated_files import Files
 
 SHARDS = 2
 TWICE_EVERY = 5  # at every fifth point the taking up is killed as well, at one of its points
@@ -148,7 +149,7 @@ class Trial:
     def begin(self) -> None:
         """Make the world."""
         (self.directory / "world").mkdir(parents=True)
-        simulated_world.create(self.directory / "world", self.scenario.fails)
+        simulated_databases.create(self.directory / "world", self.scenario.fails)
 
     def copy(self) -> "Trial":
         """Return another trial that stands where this one stands now."""
@@ -177,7 +178,7 @@ class Trial:
             points += _counted(trace, failures=len(codes) - 1)
         with closing(sqlite3.connect(self.directory / driver.JOURNAL)) as connection:
             ((state, outcome),) = connection.execute("SELECT state, outcome FROM runs").fetchall()
-        world = simulated_world.visible(self.directory / "world")
+        world = simulated_databases.visible(self.directory / "world")
         return End(tuple(codes), RunState(state), outcome, world), points
 
     def drop(self) -> None:
@@ -185,7 +186,7 @@ class Trial:
         shutil.rmtree(self.directory)
 
     def _repair(self) -> None:
-        files = simulated_world.Files(self.directory / "world")
+        files = Files(self.directory / "world")
         with files.changing("fails.json") as fails:
             fails[:] = [each for each in fails if not each.startswith("restore:")]
 
@@ -237,11 +238,11 @@ def test_without_a_kill_it_ends_as_it_should(forking: Driver, place: Path, scena
         "keystone": False, "nova": False, "glance": False, "nova_old": True,
     }  # fmt: skip
     after = scenario.state is RunState.DONE
-    expected = simulated_world.AFTER if after else simulated_world.BEFORE
+    expected = simulated_databases.AFTER if after else simulated_databases.BEFORE
     for databases in end.world["nodes.json"].values():
         assert databases.keys() == {"keystone", "nova_cell0", "nova", "glance"}
         heads = {name: tables["alembic_version"]["rows"] for name, tables in databases.items()}
-        assert heads.pop("glance") == [simulated_world.BEFORE]
+        assert heads.pop("glance") == [simulated_databases.BEFORE]
         assert set(map(tuple, heads.values())) == {(expected,)}
         assert databases["nova"]["things"]["rows"][-1] == "nova writes again"
     assert end.world["releases.json"] == (dict.fromkeys(("keystone", "nova"), "2026.2") if after else {})
