@@ -8,7 +8,7 @@ from pathlib import Path
 from dbha.sandbox import kill_node, start_node
 from tests.faults.scene import DONOR, THIRD, Scene
 from tests.faults.stored import FLIPPED_AT
-from tests.real.cloud import Said
+from tests.real.commands import Said
 from tests.real.test_observe import wait_until
 
 

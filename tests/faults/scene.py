@@ -26,7 +26,9 @@ from dbha.database import connect
 from dbha.inventory import Node
 from dbha.sandbox import up
 from dbha.sandbox.processes import server_pid
-from tests.real.cloud import Cloud, Said, Started, eventually
+from tests.real.cloud import Cloud
+from tests.real.commands import Said, Started
+from tests.real.processes import eventually
 from tests.real.test_observe import wait_until
 
 STAND_IN = Path(__file__).with_name("stand_in.py")

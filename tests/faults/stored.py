@@ -11,7 +11,7 @@ from typing import Any
 from dbha.backup.directory_store import MANIFEST
 from dbha.backup.store import Status, resolve
 from tests.faults.scene import Scene
-from tests.real.cloud import Said
+from tests.real.commands import Said
 from tests.real.spoiling import chunks, flip, zstd
 
 STREAM = "stream.mbs.zst"

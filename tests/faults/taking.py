@@ -11,8 +11,9 @@ from typing import Any
 from dbha.backup.store import Status
 from dbha.sandbox import kill_node
 from tests.faults.scene import DONOR, Scene
-from tests.real.cloud import Said, Started, eventually
+from tests.real.commands import Said, Started
 from tests.real.places import SftpHost, sftp_server
+from tests.real.processes import eventually
 
 
 def wrong_password(scene: Scene) -> Said:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.faults import restoring, stored, taking
 from tests.faults.scene import Scene, require_explained
-from tests.real.cloud import Said
+from tests.real.commands import Said
 
 pytestmark = [pytest.mark.real, pytest.mark.faults]
 

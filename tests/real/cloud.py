@@ -5,22 +5,19 @@ anything behind; `Cloud.reset` puts right what is different before the next one 
 """
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from dbha.backup.aside import asides_in
-from dbha.backup.proof import Checksums, checksums_everywhere
+from dbha.backup.proof import checksums_everywhere
 from dbha.cluster.handle import Cluster
 from dbha.cluster.home import record_release
 from dbha.database import Account, Session
@@ -29,11 +26,11 @@ from dbha.journal import Journal, RunRecord
 from dbha.sandbox import up
 from dbha.sandbox.ledger import TABLES, LedgerReport, WriterProcess, WriterSettings, check, erase
 from dbha.secrets import Secret
+from tests.real.commands import DBHA, Said, Started
 from tests.real.conftest import RunningSandbox
+from tests.real.processes import command_line
+from tests.real.snapshot import Snapshot, assert_same, part_of, structure_of
 
-T = TypeVar("T")
-
-DBHA = Path(sys.executable).with_name("dbha")
 OLD, NEW = "2025.1", "2026.2"
 INSTANCES = 300
 DATABASES: Mapping[str, tuple[str, ...]] = {
@@ -43,41 +40,10 @@ DATABASES: Mapping[str, tuple[str, ...]] = {
     "nova": ("nova_api", "nova_cell0", "nova"),
 }
 ALL_DATABASES = tuple(name for names in DATABASES.values() for name in names)
-PATIENCE_S = 240.0  # for one command, on a machine that does other things as well
 
 # Names that the second statement of a migration creates: it fails there, and what the first one did stays.
 LEFT_OVER_IN_KEYSTONE = ("keystone", "revocation_event", "ix_revocation_event_composite", "audit_id")
 LEFT_OVER_IN_NOVA = ("nova", "migrations", "migrations_by_src_host_nodes_and_status_idx", "uuid")
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command said, and its exit code."""
-
-    arguments: tuple[str, ...]
-    code: int
-    stdout: str
-    stderr: str
-    seconds: float
-
-    @property
-    def json(self) -> Any:
-        """What it printed with `--json`."""
-        return json.loads(self.stdout)
-
-    def __str__(self) -> str:
-        return f"dbha {' '.join(self.arguments)}: exit {self.code}\n{self.stdout}\n{self.stderr}"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Everything of the services that a command which failed must leave as it was."""
-
-    checksums: Mapping[str, Checksums]  # by node
-    heads: Mapping[str, Mapping[str, tuple[str, ...]]]  # by node
-    structure: Mapping[str, tuple[tuple[str, str], ...]]  # by node: (table or database, definition)
-    releases: Mapping[str, str]
-    locked: frozenset[str]
 
 
 @dataclass
@@ -131,7 +97,7 @@ class Cloud:
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=surroundings, cwd=self.directory, start_new_session=True,
         ) as process:  # fmt: skip
-            command = Started(self, arguments, process)
+            command = Started(self.session, arguments, process)
             try:
                 yield command
             finally:
@@ -187,7 +153,7 @@ class Cloud:
         return Snapshot(
             checksums=checksums_everywhere(self.cluster, ALL_DATABASES, self.cluster.nodes),
             heads=self._on_each(lambda session: read_heads(session, ALL_DATABASES)),
-            structure=self._on_each(_structure),
+            structure=self._on_each(lambda session: structure_of(session, ALL_DATABASES)),
             releases=releases,
             locked=frozenset(self.locked_accounts()),
         )
@@ -311,7 +277,7 @@ class Cloud:
         self._sweep()
         now = self.snapshot()
         for service, databases in DATABASES.items():
-            if _part(now, databases) != _part(self.before, databases):
+            if part_of(now, databases) != part_of(self.before, databases):
                 self.run("restore", self.backup, "--service", service, "--yes")
             elif now.releases.get(service) != OLD:
                 with self.session() as session:
@@ -352,168 +318,9 @@ class Cloud:
         return found
 
 
-class Started:
-    """A command that runs; its output is read when it ended."""
-
-    def __init__(self, cloud: Cloud, arguments: tuple[str, ...], process: "subprocess.Popen[str]") -> None:
-        self.cloud = cloud
-        self.arguments = arguments
-        self.process = process
-        self.tools: list[int] = []  # native tools that were frozen, and outlive a killed controller
-        self._started = time.monotonic()
-
-    def end(self, *, expect: int | None) -> Said:
-        """Wait for the end and require the exit code."""
-        stdout, stderr = self.process.communicate(timeout=PATIENCE_S)
-        said = Said(self.arguments, self.process.returncode, stdout, stderr, time.monotonic() - self._started)
-        assert expect is None or said.code == expect, f"expected exit {expect}\n{said}"
-        return said
-
-    def freeze(self, tool: str) -> int:
-        """Stop the native tool of an upgrade in the middle of its work, and return its id.
-
-        It would be through in no time, so a lock keeps it from its table; it is stopped while it waits for that.
-        """
-        eventually(lambda: self._forks(tool), f"{tool} was never started")
-        with self.cloud.session() as session:
-            session.execute(f"LOCK TABLES {tool.removesuffix('-manage')}.alembic_version WRITE")
-            pid = eventually(lambda: self._connected(tool), f"{tool} was never seen at work")
-            os.kill(pid, signal.SIGSTOP)
-            session.execute("UNLOCK TABLES")
-        self.tools.append(pid)
-        return pid
-
-    def kill(self) -> None:
-        """Kill the controller as a crash would; what it started lives on."""
-        self.process.kill()
-        self.end(expect=-signal.SIGKILL)
-
-    def kill_all(self) -> None:
-        """Kill the controller, and the tools that were frozen."""
-        if self.process.poll() is None:
-            self.process.kill()
-        for pid in self.tools:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    def _connected(self, tool: str) -> int | None:
-        return next((pid for pid in self._forks(tool) or () if _has_connection(pid)), None)
-
-    def _forks(self, tool: str) -> list[int] | None:
-        """Return the processes of a native tool: the one that waits for commands, and those that are one."""
-        assert self.process.poll() is None, f"it ended before {tool} was seen: {self.end(expect=None)}"
-        found = [
-            pid
-            for pid in descendants(self.process.pid)
-            if command_line(pid).rstrip().endswith(f"/bin/{tool}")
-        ]
-        return found or None
-
-
-def assert_same(expected: Snapshot, found: Snapshot) -> None:
-    """Require two snapshots to be equal, and name the first few differences."""
-    for what in ("releases", "locked", "heads", "structure", "checksums"):
-        before, after = getattr(expected, what), getattr(found, what)
-        assert after == before, f"{what}: {_differences(before, after)[:4]}"
-
-
-def _differences(before: Any, after: Any) -> list[str]:
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        return [
-            f"{key}: {more}"
-            for key in sorted({*before, *after})
-            if before.get(key) != after.get(key)
-            for more in _differences(before.get(key), after.get(key))
-        ]
-    if isinstance(before, tuple) and isinstance(after, tuple):
-        return [f"was {row}" for row in before if row not in after] + [
-            f"is {row}" for row in after if row not in before
-        ]
-    return [f"was {before}, is {after}"]
-
-
-def _part(snapshot: Snapshot, databases: tuple[str, ...]) -> object:
-    """Return what a snapshot says of some databases on all nodes."""
-    return {
-        node: (
-            {table: sum_ for table, sum_ in tables.items() if table.partition(".")[0] in databases},
-            [row for row in snapshot.structure[node] if row[0].partition(".")[0] in databases],
-        )
-        for node, tables in snapshot.checksums.items()
-    }
-
-
-def _structure(session: Session) -> tuple[tuple[str, str], ...]:
-    """Return columns, keys, triggers, views and routines of the services' databases, as this node has them."""
-    place = "table_schema IN %s"
-    queries = {
-        f"SELECT CONCAT(table_schema, '.', table_name), CONCAT_WS(' ', column_name, ordinal_position, column_type,"
-        f" is_nullable, column_default, extra) FROM information_schema.columns WHERE {place}",
-        "SELECT CONCAT(table_schema, '.', table_name), CONCAT_WS(' ', index_name, seq_in_index, column_name,"
-        f" non_unique) FROM information_schema.statistics WHERE {place}",
-        f"SELECT CONCAT(table_schema, '.', table_name), CONCAT_WS(' ', constraint_name, constraint_type)"
-        f" FROM information_schema.table_constraints WHERE {place}",
-        "SELECT CONCAT(trigger_schema, '.', event_object_table), action_statement"
-        " FROM information_schema.triggers WHERE trigger_schema IN %s",
-        f"SELECT CONCAT(table_schema, '.', table_name), view_definition FROM information_schema.views WHERE {place}",
-        "SELECT CONCAT(routine_schema, '.', routine_name), routine_definition"
-        " FROM information_schema.routines WHERE routine_schema IN %s",
-        "SELECT CONCAT(event_schema, '.', event_name), CONCAT_WS(' ', event_definition, status)"
-        " FROM information_schema.events WHERE event_schema IN %s",
-    }
-    rows = [
-        tuple(map(str, row.values())) for query in queries for row in session.rows(query, [ALL_DATABASES])
-    ]
-    return tuple(sorted((name, text) for name, text in rows))
-
-
 EXPECTED_HEADS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "placement": {"placement": ("a082b8bb98d0",)},
     "keystone": {"keystone": ("742c857f1dfb", "c88cdce8f248")},
     "glance": {"glance": ("2024_1_contract01",)},
     "nova": {"nova_api": ("cdeec0c85668",), "nova_cell0": ("ab450ba04102",), "nova": ("ab450ba04102",)},
 }
-
-
-def eventually(
-    ask: Callable[[], T | None], complaint: str, *, within_s: float = PATIENCE_S, every_s: float = 0.02
-) -> T:
-    """Return the first answer that is not None."""
-    deadline = time.monotonic() + within_s
-    while (answer := ask()) is None:
-        assert time.monotonic() < deadline, complaint
-        time.sleep(every_s)
-    return answer
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the process ids below a process."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with contextlib.suppress(OSError, IndexError, ValueError):
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(entry.name))
-    found, todo = [], [pid]
-    while todo:
-        below = children.get(todo.pop(), [])
-        found += below
-        todo += below
-    return found
-
-
-def command_line(pid: int) -> str:
-    """Return the words of a process, empty for one that is gone."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def _has_connection(pid: int) -> bool:
-    """Tell whether a process holds a socket; a tool opens its first one to the database."""
-    with contextlib.suppress(OSError):
-        return any(
-            "socket:" in str(descriptor.readlink()) for descriptor in Path(f"/proc/{pid}/fd").iterdir()
-        )
-    return False

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from dbha.releases.environments import default_root
-from tests.real.cloud import LEFT_OVER_IN_KEYSTONE, NEW, OLD, Cloud, Said
+from tests.real.cloud import LEFT_OVER_IN_KEYSTONE, NEW, OLD, Cloud
+from tests.real.commands import Said
 
 pytest_plugins = ("tests.real.cloud_fixtures",)
 pytestmark = [pytest.mark.real, pytest.mark.releases]

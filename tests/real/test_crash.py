@@ -17,16 +17,9 @@ from dbha.backup.tablespaces import local_session
 from dbha.cluster.observe import observe
 from dbha.database import SqlError
 from dbha.sandbox import kill_node, start_node, up
-from tests.real.cloud import (
-    LEFT_OVER_IN_KEYSTONE,
-    LEFT_OVER_IN_NOVA,
-    NEW,
-    Cloud,
-    Started,
-    command_line,
-    descendants,
-    eventually,
-)
+from tests.real.cloud import LEFT_OVER_IN_KEYSTONE, LEFT_OVER_IN_NOVA, NEW, Cloud
+from tests.real.commands import Started
+from tests.real.processes import command_line, descendants, eventually
 
 pytest_plugins = ("tests.real.cloud_fixtures",)
 pytestmark = [pytest.mark.real, pytest.mark.releases]

@@ -10,7 +10,9 @@ import yaml
 
 from dbha.backup.store import Status
 from dbha.sandbox import kill_node, up
-from tests.real.cloud import DATABASES, Cloud, Said, eventually
+from tests.real.cloud import DATABASES, Cloud
+from tests.real.commands import Said
+from tests.real.processes import eventually
 
 pytest_plugins = ("tests.real.cloud_fixtures",)
 pytestmark = pytest.mark.real

@@ -15,7 +15,7 @@ from dbha.backup.directory_store import MANIFEST, DirectoryStore
 from dbha.backup.manifest import Manifest, new_backup_id, sealed
 from dbha.config.model import DirectoryStore as DirectoryPolicy
 from dbha.sandbox import kill_node, up
-from tests.real.cloud import DBHA
+from tests.real.commands import DBHA
 from tests.real.conftest import RunningSandbox, running_sandbox
 
 pytestmark = pytest.mark.real

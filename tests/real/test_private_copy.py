@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.real.cloud import INSTANCES, Cloud, command_line, eventually
+from tests.real.cloud import INSTANCES, Cloud
+from tests.real.processes import command_line, eventually
 
 pytest_plugins = ("tests.real.cloud_fixtures",)
 pytestmark = pytest.mark.real

@@ -22,8 +22,9 @@ from dbha.backup.verify import verify
 from dbha.config.model import BackupPolicy, Compression
 from dbha.errors import BackupFailedError, FoundWrongError, KeyMissingError, UnsafeError
 from dbha.secrets import Secret
-from tests.real.cloud import NEW, Cloud, command_line, descendants, eventually
+from tests.real.cloud import NEW, Cloud
 from tests.real.lone_server import DATABASES, FILLING_MIB, POLICY, SERVICES, Server, nothing, once, take
+from tests.real.processes import command_line, descendants, eventually
 from tests.real.sealing import configured, identity_text, new_identity, require_nowhere
 from tests.real.spoiling import flip, place_of
 

@@ -21,11 +21,9 @@ from tests.real.cloud import (
     NEW,
     OLD,
     Cloud,
-    Started,
-    command_line,
-    descendants,
-    eventually,
 )
+from tests.real.commands import Started
+from tests.real.processes import command_line, descendants, eventually
 
 pytest_plugins = ("tests.real.cloud_fixtures",)
 pytestmark = [pytest.mark.real, pytest.mark.releases]

@@ -16,7 +16,8 @@ from dbha.cluster.saved_state import STATE_FILE, parse_state
 from dbha.database import connect
 from dbha.sandbox import kill_node, up
 from dbha.secrets import Secret
-from tests.real.cloud import Cloud, Said
+from tests.real.cloud import Cloud
+from tests.real.commands import Said
 from tests.real.conftest import running_sandbox
 from tests.real.sealing import configured, identity_text, require_nowhere
 

@@ -1,8 +1,8 @@
 """What the tests of transports share: a command that says who it is, and how to wait for its end."""
 
-import time
 from collections.abc import Callable
 
+from tests.real import processes
 from tests.real.sshd import is_running
 
 PATIENCE_S = 60.0
@@ -15,7 +15,4 @@ def await_end(*process_ids: int) -> None:
 
 
 def eventually(happened: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert time.monotonic() < deadline_s, "did not happen in time"
-        time.sleep(0.02)
+    processes.eventually(lambda: happened() or None, "did not happen in time", within_s=PATIENCE_S)
