@@ -21,8 +21,8 @@ from dbha.config.model import ObjectLock, S3Store
 from dbha.errors import FoundWrongError, UnsafeError
 from dbha.secrets import Secret
 from tests.real.places import S3Bucket, s3_server
+from tests.real.stored_backups import complete, content
 from tests.real.swift import ACCESS_KEY, SECRET_KEY
-from tests.real.test_stores import complete, content
 from tests.unit.test_backup_store import FIRST, SECOND
 
 pytestmark = pytest.mark.real
