@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.memory_objects import Memory
 from tests.unit.workflow_bench import Bench
 
 
@@ -13,3 +14,8 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path / "journal.sqlite")
     yield made
     made.journal.close()
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()

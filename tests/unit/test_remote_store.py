@@ -1,4 +1,4 @@
-"""What lies in a store of objects at every moment of a backup's life, and how patient dbha is with such a store."""
+"""What lies in a store of objects at every moment of a backup's life."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -11,13 +11,12 @@ from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.keep import UNREADABLE, KeepMark
 from dbha.backup.levels import Level
 from dbha.backup.manifest import DefinitionsFile, Manifest, StreamFile, Verdict, Verification, sealed
-from dbha.backup.objects import PatientObjects, StoreLostError, StoreUnreachableError
 from dbha.backup.remote_names import WRITER, by_backup, part_of, parts_of, problem_of
 from dbha.backup.remote_store import RemoteStore
 from dbha.backup.store import Status, StoredBackup
 from dbha.backup.stored_bytes import definitions_of
 from dbha.backup.verdicts import record_verdict
-from dbha.backup.writer import SILENT_S, Writer, is_at_work, this_kernel, this_process
+from dbha.backup.writer import Writer, this_kernel
 from dbha.errors import BackupFailedError, BusyError, FoundWrongError, UnsafeError, UsageError
 from tests.unit.memory_objects import Memory
 from tests.unit.test_backup_manifest import MANIFEST
@@ -28,12 +27,6 @@ PART_BYTES = 10
 CONTENT = DEFINITIONS.model_dump_json(by_alias=True).encode()
 NOT_RUNNING = Writer(kernel=this_kernel(), process=2**22 + 1, started=1)
 KEPT = KeepMark(backup=FIRST, kept=True, note="before the move", when=datetime(2026, 11, 23, tzinfo=UTC))
-ELSEWHERE = Writer(kernel="another boot", process=1, started=1)
-
-
-@pytest.fixture
-def memory() -> Memory:
-    return Memory()
 
 
 @pytest.fixture
@@ -275,83 +268,6 @@ PARTS = [part_of(number, content) for number, content in enumerate([b"aa", b"bb"
 )
 def test_parts_are_judged_from_a_listing(parts: list[object], stored_bytes: int, problem: str) -> None:
     assert problem_of(parts, stored_bytes) == problem  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("writer", "started", "age_s", "at_work"),
-    [
-        pytest.param(Writer(kernel="here", process=7, started=5), 5, 10**9, True, id="alive, however old"),
-        pytest.param(Writer(kernel="here", process=7, started=5), None, 0, False, id="ended just now"),
-        pytest.param(
-            Writer(kernel="here", process=7, started=5), 6, 0, False, id="its number was used again"
-        ),
-        pytest.param(ELSEWHERE, 1, SILENT_S - 1, True, id="elsewhere, seen lately"),
-        pytest.param(ELSEWHERE, 1, SILENT_S, False, id="elsewhere, silent"),
-        pytest.param(ELSEWHERE, 1, -3600, True, id="a store whose clock was set back"),
-        pytest.param(None, None, 0, True, id="unreadable, but new"),
-        pytest.param(None, None, SILENT_S, False, id="unreadable and old"),
-    ],
-)
-def test_who_is_at_work(writer: Writer | None, started: int | None, age_s: float, at_work: bool) -> None:
-    assert is_at_work(writer, kernel="here", started=started, age_s=age_s) is at_work
-
-
-def test_this_process_is_at_work() -> None:
-    me = this_process()
-    assert is_at_work(me, kernel=this_kernel(), started=me.started, age_s=SILENT_S)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        self.pauses: list[float] = []
-
-    def pause(self, seconds: float) -> None:
-        self.pauses.append(seconds)
-        self.now_s += seconds
-
-
-def patient(memory: Memory, patience_s: float = 10) -> tuple[PatientObjects, Clock]:
-    clock = Clock()
-    return PatientObjects(memory, patience_s, pause=clock.pause, clock=lambda: clock.now_s), clock
-
-
-def test_a_store_that_never_answered_is_not_waited_for(memory: Memory) -> None:
-    objects, clock = patient(memory)
-    memory.lost = 1
-    with pytest.raises(StoreLostError):
-        objects.put("a", b"")
-    assert clock.pauses == []
-
-
-def test_a_store_that_fell_silent_is_asked_again_ever_more_slowly(memory: Memory) -> None:
-    objects, clock = patient(memory)
-    objects.put("a", b"1")
-    memory.lost = 4
-    assert objects.get("a") == b"1"
-    assert clock.pauses == [0.2, 0.4, 0.8, 1.6]
-
-
-def test_patience_ends_and_is_not_tried_again(memory: Memory) -> None:
-    objects, clock = patient(memory)
-    objects.put("a", b"1")
-    memory.lost = 1 << 30
-    with pytest.raises(StoreUnreachableError, match="store `memory` does not answer, for 6 s now"):
-        objects.get("a")
-    waited_s = clock.now_s
-    with pytest.raises(StoreLostError):
-        objects.get("a")
-    assert clock.now_s == waited_s <= 10
-
-
-def test_what_is_refused_is_not_asked_again(memory: Memory) -> None:
-    objects, clock = patient(memory)
-    with pytest.raises(FileNotFoundError):
-        objects.get("a")
-    memory.puts_left = 0
-    with pytest.raises(StoreUnreachableError, match="no room"):
-        objects.put("a", b"")
-    assert clock.pauses == []
 
 
 @pytest.fixture(params=["directory", "memory"])
