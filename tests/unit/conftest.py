@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.backup_site import Site
 from tests.unit.memory_objects import Memory
 from tests.unit.workflow_bench import Bench
 
@@ -19,3 +20,14 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 @pytest.fixture
 def memory() -> Memory:
     return Memory()
+
+
+@pytest.fixture
+def site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Site:
+    return Site(tmp_path, capsys)
+
+
+@pytest.fixture
+def five(site: Site) -> list[str]:
+    """Five backups, the oldest first, of which the oldest is the only verified one."""
+    return [site.backup(days=days, verified=days == 5) for days in (5, 4, 3, 2, 1)]
