@@ -5,7 +5,6 @@ import contextlib
 import importlib.resources
 import json
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from ansible_runner.interface import init_runner
 from ansible_runner.runner import Runner
 
 from dbha.errors import DbhaError, UnreachableError
+from dbha.host import taken_along
 from dbha.secrets import Secret
 
 Event = dict[str, Any]
@@ -187,7 +187,7 @@ class _Run:
             environment = _environment(runner.config.env, os.environ, private, what.run_directory)
             name, _, value = self.mark.partition("=")
             runner.config.env = {**environment, name: value}
-            runner.config.command = [*_ended_with_us(), *runner.config.command]
+            runner.config.command = [*taken_along(), *runner.config.command]
             runner.run()
             return runner
 
@@ -200,11 +200,6 @@ _ahead_lock = threading.Lock()
 def _end_ahead() -> None:
     for run in _ahead.values():
         run.end()
-
-
-def _ended_with_us() -> list[str]:
-    """Return what goes before a command so that the kernel ends it with the thread that started it."""
-    return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 
 
 def playbook_directory() -> Path:

@@ -1,4 +1,4 @@
-"""The first start of restored data, where it lies. Sent there over stdin, so it imports nothing of dbha.
+"""The first start of restored data, where it lies. Sent there over stdin, with `node_server` and `host`.
 
 stdin   this source; one line of JSON, the request; then nothing: its end means that the controller is gone, and then
         this program ends itself and all it started.
@@ -26,6 +26,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from dbha.backup.node_server import end_servers, first_errors, hand_over
+from dbha.host import boot_id, taken_along
 
 SOCKET = "dbha-begin.sock"  # in the data directory, as the path of a socket must be short
 STATE, VIEW, CACHE = "grastate.dat", "gvwstate.dat", "galera.cache"
@@ -133,29 +136,6 @@ def arguments_of(defaults_file: str) -> str:
     """Return the arguments that a server has from its configuration."""
     argv = ["mariadbd", f"--defaults-file={defaults_file}", "--print-defaults"]
     return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
-
-
-def servers_on(datadir: str) -> list[int]:
-    """Return the process ids of servers on `datadir`: those of an attempt that was cut off."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (place / "cmdline").read_bytes().split(b"\0")
-            if words[0].endswith(b"mariadbd") and f"--datadir={datadir}".encode() in words:
-                found.append(int(place.name))
-    return found
-
-
-def end_servers(datadir: str) -> None:
-    """End what still runs on the data directory; nothing that it did counts."""
-    deadline = time.monotonic() + _STOP_DEADLINE_S
-    while found := servers_on(datadir):
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if time.monotonic() > deadline:
-            raise BeginError("a server that runs on the restored data does not end")
-        time.sleep(_POLL_S)
 
 
 def write_state(datadir: Path, uuid: str, seqno: int) -> None:
@@ -297,33 +277,11 @@ class Reading:
 
 
 def finish(datadir: Path) -> None:
-    """Give every file to who owns the directory, and make all of it durable."""
-    owner = datadir.stat()
+    """Remove what only this server needed, and hand the data over."""
     for path in [datadir / SOCKET, datadir / CACHE]:  # the write-set cache also holds the password
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
-    for path in datadir.rglob("*"):
-        if os.geteuid() == 0 and path.lstat().st_uid != owner.st_uid:
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-    subprocess.run(["sync", "-f", str(datadir)], check=True)
-
-
-def first_errors(log: Path) -> str:
-    """Return the first errors of the server: the first is the cause."""
-    if not log.exists():
-        return ""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return " | ".join([line for line in lines if "[ERROR]" in line][:3] or lines[-3:])
-
-
-def boot_id() -> str:
-    """Return what tells one life of this host from the next."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
-def taken_along() -> list[str]:
-    """Return what goes before a command so that the kernel ends it with this program."""
-    return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+    hand_over(datadir)
 
 
 def say(**answer: object) -> None:
@@ -335,7 +293,8 @@ def say(**answer: object) -> None:
 def begin(request: dict[str, Any]) -> dict[str, object]:
     """Do what the request says, and return position and checksums."""
     datadir, scratch = Path(request["datadir"]), Path(request["scratch"])
-    end_servers(str(datadir))
+    if not end_servers(str(datadir), _STOP_DEADLINE_S):
+        raise BeginError("a server that runs on the restored data does not end")
     if boot_id() != request["boot_id"]:
         raise BeginError(
             "the host was restarted since the backup was unpacked there: what is on disk is not certain"

@@ -5,19 +5,13 @@ in a session of their own. A dbha that is killed takes them along (prctl(2), PR_
 its run up must not meet them at work.
 """
 
-import shutil
 import subprocess
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
+
+from dbha.host import taken_along
 
 
 def start(argv: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
     """Start a tool; `options` are those of subprocess.Popen. The calling thread has to wait for its end."""
-    return subprocess.Popen((*_taken_along(), *argv), start_new_session=True, **options)
-
-
-@cache
-def _taken_along() -> tuple[str, ...]:
-    """Return what goes before a command so that the kernel ends it with the thread that started it."""
-    return ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") else ()
+    return subprocess.Popen((*taken_along(), *argv), start_new_session=True, **options)

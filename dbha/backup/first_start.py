@@ -3,17 +3,18 @@
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import resources
 from typing import Any
 
-from dbha.backup.pipeline import program_argv
+from dbha.backup.sent_program import SentProgram
 from dbha.cluster.saved_state import SavedState
 from dbha.database import Account
 from dbha.errors import DbhaError
 from dbha.transport import RunningCommand, Transport, deadline
+
+PROGRAM = SentProgram(("dbha.host", "dbha.backup.node_server", "dbha.backup.begin_program"))
 
 OnTables = Callable[[int, int], None]  # tables read, tables in all
 
@@ -81,7 +82,7 @@ def begin(
     transport: Transport, request: Mapping[str, Any], on_tables: OnTables, *, timeout_s: float
 ) -> Begun:
     """Do the request on a host and return the answer. Raises FirstStartError with what the program said."""
-    with _started(transport) as command, deadline(command, timeout_s) as timed_out:
+    with PROGRAM.started(transport) as command, deadline(command, timeout_s) as timed_out:
         with suppress(BrokenPipeError):  # it ended early; what it said tells why
             command.write(json.dumps(request).encode() + b"\n")
         for said in _answers(command):
@@ -95,15 +96,6 @@ def begin(
         raise FirstStartError(f"it took longer than {timeout_s:g} s and was ended")
     words = command.stderr_tail().decode(errors="replace").strip()[-300:]
     raise FirstStartError(words or "it was cut off")
-
-
-@contextmanager
-def _started(transport: Transport) -> Iterator[RunningCommand]:
-    source = resources.files("dbha.backup").joinpath("begin_program.py").read_bytes()
-    with transport.open(program_argv(source)) as command:
-        with suppress(BrokenPipeError):
-            command.write(source)
-        yield command
 
 
 def _answers(command: RunningCommand) -> Iterator[dict[str, Any]]:

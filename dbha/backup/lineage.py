@@ -14,10 +14,9 @@ import json
 import posixpath
 import uuid
 from dataclasses import dataclass
-from importlib import resources
 
 from dbha.backup.manifest import Origin
-from dbha.backup.pipeline import program_argv
+from dbha.backup.sent_program import SentProgram
 from dbha.backup.tablespaces import local_session
 from dbha.backup.tool_files import series_of
 from dbha.cluster.handle import Cluster
@@ -26,6 +25,7 @@ from dbha.database import Session
 from dbha.errors import BackupFailedError
 from dbha.inventory import Node
 
+PROGRAM = SentProgram(("dbha.backup.node_pages",))
 _TABLE = "data_directory_mark"
 _MARKS = f"{DATABASE}.{_TABLE}"
 _KEPT = 1000  # marks of so many backups; who bases one on an older one is told that its mark is gone
@@ -111,9 +111,8 @@ def imported_since(cluster: Cluster, node: Node, session: Session, last_table: i
     if not rows:
         return ()
     files = [(row["name"], posixpath.join(node.datadir, row["file"]), int(row["page_bytes"])) for row in rows]
-    source = resources.files("dbha.backup").joinpath("node_pages.py").read_bytes()
     done = cluster.transport(node).run(
-        program_argv(source), stdin=source + json.dumps(files).encode() + b"\n", timeout_s=_SCAN_TIMEOUT_S
+        PROGRAM.argv, stdin=PROGRAM.source + json.dumps(files).encode() + b"\n", timeout_s=_SCAN_TIMEOUT_S
     )
     return tuple(sorted(json.loads(done.check().stdout)))
 

@@ -7,21 +7,22 @@ pipeline would not tell.
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import resources
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
 
 from dbha.backup.manifest import Record
 from dbha.backup.node_program import OPTIONS_FD, REPORT_MARK
+from dbha.backup.sent_program import SentProgram
 from dbha.backup.tool_files import INFO_FILES
 from dbha.config.model import BackupPolicy
 from dbha.database import Account
 from dbha.errors import UnreachableError
 from dbha.inventory import Node
-from dbha.transport import RunningCommand, Transport, deadline
+from dbha.transport import RunningCommand, deadline
 
+PROGRAM = SentProgram(("dbha.backup.node_program",))
 READ_BYTES = 1 << 20
 SYSTEM_DATABASE = "mysql"
 STALL_LIMIT_S = 600  # how long the stream may stand still before the donor gives up
@@ -102,12 +103,6 @@ def options_file(account: Account) -> str:
     return f'[client]\npassword="{password}"\n'
 
 
-def program_argv(source: bytes) -> tuple[str, ...]:
-    """Return the command that reads the node's program from its stdin and becomes it."""
-    # The host's own Python: what PATH has first may be anybody's.
-    return ("/usr/bin/python3", "-I", "-S", "-c", f"import sys; exec(sys.stdin.buffer.read({len(source)}))")
-
-
 def parse_report(stderr: bytes) -> Report | None:
     """Return the report in the last line of stderr, or None when the program did not live to write it."""
     _, found, line = stderr.rpartition(REPORT_MARK)
@@ -140,16 +135,6 @@ def problem_of(report: Report) -> str:
         ),
     )
     return next((words for wrong, words in signs if wrong), "")
-
-
-@contextlib.contextmanager
-def started(transport: Transport) -> Iterator[RunningCommand]:
-    """Start the node's program on a host, to wait there for its request; end it when the block ends."""
-    source = resources.files("dbha.backup").joinpath("node_program.py").read_bytes()
-    with transport.open(program_argv(source)) as command:
-        with contextlib.suppress(BrokenPipeError):  # it ended early; `receive` will say why
-            command.write(source)
-        yield command
 
 
 def receive(

@@ -10,9 +10,9 @@ from tempfile import mkdtemp
 
 from dbha.backup.definitions import Definitions
 from dbha.backup.manifest import Manifest
+from dbha.host import boot_id
 
 MARKER = "dbha-prepared.json"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Prepared:
@@ -29,7 +29,7 @@ class Prepared:
             "schema": 1,
             "backup": manifest.id,
             "stream_sha256": manifest.stream.sha256,
-            "boot_id": _BOOT_ID.read_text().strip(),
+            "boot_id": boot_id(),
         }
 
     def proven(self, definitions: Definitions) -> datetime | None:

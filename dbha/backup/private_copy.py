@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dbha.backup.node_server import servers_on
 from dbha.backup.prepared import MARKER
 from dbha.backup.private_server import PrivateServerError, donors_options, server_argv, wait_for
 from dbha.cluster.saved_state import STATE_FILE
@@ -60,7 +61,7 @@ class PrivateCopy:
     @property
     def pid(self) -> int | None:
         """The process id of its server; None while none runs."""
-        return next(_servers_on(self.datadir), None)
+        return next(servers_on(str(self.datadir)), None)
 
 
 def refuse_place(directory: Path, taken: Sequence[Path]) -> None:
@@ -145,7 +146,7 @@ class PrivateCopies:
         Only what was made there is removed. Can be repeated after it was cut off anywhere.
         """
         with self._only_one(copy.directory) as file:
-            servers = tuple(_servers_on(copy.datadir))
+            servers = tuple(servers_on(str(copy.datadir)))
             for pid in servers:
                 end(pid)
             _remove(copy, file)
@@ -239,16 +240,6 @@ def _mark(copy: PrivateCopy) -> None:
     words = _WORDS.format(backup=copy.backup_id, directory=copy.directory)
     for place in (copy.directory, copy.datadir):
         (place / MARK).write_text(words)
-
-
-def _servers_on(datadir: Path) -> Iterator[int]:
-    """Yield the servers on a data directory, by what the kernel says of all processes: no file can be out of date."""
-    wanted = os.fsencode(f"--datadir={datadir}")
-    for place in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it is gone already
-            words = (place / "cmdline").read_bytes().split(b"\0")
-            if Path(os.fsdecode(words[0])).name == "mariadbd" and wanted in words:
-                yield int(place.name)
 
 
 def _read(file: Path) -> PrivateCopy | None:

@@ -25,12 +25,12 @@ from dbha.cluster.home import recorded_releases
 from dbha.database import Session, identifier
 from dbha.errors import FoundWrongError, UsageError
 from dbha.heads import Heads, read_heads
+from dbha.host import boot_id
 from dbha.transport import LocalTransport
 from dbha.workflow import StepContext
 
 _REPLAYING = threading.Lock()  # all nodes ask for the tree side by side
 _POOL_BYTES = 512 << 20
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class ReplayedState(Record):
@@ -136,12 +136,12 @@ class ReplayedSource:
             known = self.state()
         except FoundWrongError:
             return None
-        whole = known.boot_id == _boot_id() and known.until == self.until and self._tree.is_dir()
+        whole = known.boot_id == boot_id() and known.until == self.until and self._tree.is_dir()
         return known if whole else None
 
     def _goes_on(self) -> bool:
         """Tell whether a replay was begun here that can go on: the host was not restarted since."""
-        return self._mark.exists() and _boot_id() in self._mark.read_text() and self._tree.is_dir()
+        return self._mark.exists() and boot_id() in self._mark.read_text() and self._tree.is_dir()
 
     def _replay_place(self) -> ReplayPlace:
         layout = (self._tree / "backup-my.cnf").read_text()
@@ -159,7 +159,7 @@ class ReplayedSource:
             server.kill()
         return ReplayedState(
             until=self.until,
-            boot_id=_boot_id(),
+            boot_id=boot_id(),
             definitions=definitions,
             heads=dict(heads),
             releases=releases,
@@ -188,7 +188,3 @@ def _hold_for_export(session: Session, definitions: Definitions) -> None:
 
 def _is_unusual(table: str, unusual: Sequence[str]) -> bool:
     return any(each.startswith(f"table {table} (") for each in unusual)
-
-
-def _boot_id() -> str:
-    return _BOOT_ID.read_text().strip()

@@ -29,13 +29,13 @@ from dbha.backup.manifest import (
     StreamFile,
 )
 from dbha.backup.pipeline import (
+    PROGRAM,
     Report,
     backup_argv,
     expected_members,
     options_file,
     problem_of,
     receive,
-    started,
 )
 from dbha.backup.rows import counting_rows
 from dbha.backup.store import Draft, Store, StoredBackup, incremental_ratio, stored_ratio
@@ -169,7 +169,7 @@ class _Taking:
         with (
             ThreadPoolExecutor(1) as pool,
             counting_rows(self._cluster, self._donor, databases, wanted=self._policy.count_rows) as counting,
-            started(self._cluster.transport(self._donor)) as command,
+            PROGRAM.started(self._cluster.transport(self._donor)) as command,
         ):
             before = self._look(databases)
             self._on_line(f"copying {self._donor} ({in_mib(before.data_bytes)} of tables)")

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from dbha.backup.manifest import Record
+from dbha.host import boot_id
 
 REFRESH_S = 30.0
 SILENT_S = 600.0  # a note that old is nobody's; one part over a slow line, with all its retries, takes less
@@ -34,8 +35,7 @@ def this_process() -> Writer:
 
 def this_kernel() -> str:
     """Return the identity of this boot of this machine, and of the process namespace in it."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    return f"{boot_id()} {Path('/proc/self/ns/pid').readlink()}"
 
 
 def started_at(process: int) -> int | None:

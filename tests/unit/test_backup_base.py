@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,10 @@ import pytest
 from dbha.backup.base import choose_base, require_descent, why_not_upon
 from dbha.backup.donor import choose_donor
 from dbha.backup.estimate import incremental_estimate
-from dbha.backup.lineage import Directory, in_words
+from dbha.backup.lineage import PROGRAM, Directory, in_words
 from dbha.backup.manifest import LsnRange, Manifest, Origin
 from dbha.backup.node_pages import has_imported_page
-from dbha.backup.pipeline import expected_members, program_argv
+from dbha.backup.pipeline import expected_members
 from dbha.backup.store import Status, StoredBackup
 from dbha.backup.tool_files import lsn_range
 from dbha.config.model import IncrementalPolicy
@@ -159,8 +158,9 @@ def test_imported_pages(tmp_path: Path, size: int, pages: list[tuple[int, bytes]
     file = tmp_path / "a.ibd"
     file.write_bytes(b"".join(page(lsn=lsn, size=size, content=content) for lsn, content in pages))
     assert has_imported_page(str(file), size) is imported
-    source = resources.files("dbha.backup").joinpath("node_pages.py").read_bytes()
     request = json.dumps([("a", str(file), size), ("gone", str(tmp_path / "gone"), size)]).encode() + b"\n"
-    argv = (sys.executable, *program_argv(source)[1:])
-    said = subprocess.run(argv, input=source + request, capture_output=True, check=True, env=dict(os.environ))
+    argv = (sys.executable, *PROGRAM.argv[1:])
+    said = subprocess.run(
+        argv, input=PROGRAM.source + request, capture_output=True, check=True, env=dict(os.environ)
+    )
     assert json.loads(said.stdout) == (["a"] if imported else [])

@@ -24,7 +24,6 @@ from dbha.backup.pipeline import (
     options_file,
     parse_report,
     problem_of,
-    program_argv,
 )
 from dbha.backup.prepare import prepare_argv, prepare_memory_bytes
 from dbha.backup.unpack import extract_argv
@@ -195,7 +194,6 @@ def test_argument_vectors() -> None:
         "mariadb-backup", "--defaults-extra-file=/dev/fd/9", "--backup", "--galera-info", "--stream=mbstream",
         "--parallel=4", "--user=dbha", "--host=192.0.2.2", "--port=3307", "--protocol=tcp", "--datadir=/srv/mysql",
     )  # fmt: skip
-    assert program_argv(b"123")[-1] == "import sys; exec(sys.stdin.buffer.read(3))"
     assert backup_argv(NODE, "dbha", POLICY, ["nova", "nova_api"])[-1] == "--databases=nova nova_api mysql"
     assert encrypt_argv(["age1a", "age1b"]) == ("age", "--encrypt", "--recipient=age1a", "--recipient=age1b")
     assert encrypt_argv([]) == ()

@@ -9,7 +9,6 @@ from dbha.backup.begin_program import (
     BeginError,
     account_sql,
     begin_logs,
-    boot_id,
     checksum_sql,
     position,
     server_argv,
@@ -20,6 +19,7 @@ from dbha.backup.begin_program import (
 from dbha.backup.first_start import Counted, FirstStart, FirstStartError, begin
 from dbha.cluster.saved_state import SavedState, parse_state
 from dbha.database import Account
+from dbha.host import boot_id
 from dbha.secrets import Secret
 from dbha.transport import LocalTransport
 

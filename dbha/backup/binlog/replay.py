@@ -13,17 +13,17 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
 from dbha.backup.binlog.gtid import Gtid, latest, parse_gtids
 from dbha.backup.binlog.replay_plan import ReplayPlan, Segment, cut_after
 from dbha.backup.children import start
-from dbha.backup.pipeline import program_argv
+from dbha.backup.sent_program import SentProgram
 from dbha.errors import DbhaError, UnsafeError
 from dbha.transport import RunningCommand, Transport
 
+PROGRAM = SentProgram(("dbha.host", "dbha.backup.node_server", "dbha.backup.binlog.replay_program"))
 _BLOCK_BYTES = 1 << 20
 _LAST_WORDS_BYTES = 400
 
@@ -145,10 +145,8 @@ class _Said:
 
 @contextmanager
 def _program(place: ReplayPlace, token: str) -> Iterator[RunningCommand]:
-    source = resources.files("dbha.backup.binlog").joinpath("replay_program.py").read_bytes()
-    with place.transport.open(program_argv(source)) as command:
+    with PROGRAM.started(place.transport) as command:
         with suppress(BrokenPipeError):  # it ended early; the first answer will say why
-            command.write(source)
             command.write(json.dumps(place.request(token)).encode() + b"\n")
         yield command
 

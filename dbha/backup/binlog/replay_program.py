@@ -1,4 +1,4 @@
-"""The part of a replay that runs where the data is. Sent there over stdin, so it imports nothing of dbha.
+"""The part of a replay that runs where the data is. Sent there over stdin, with `node_server` and `host`.
 
 stdin   this source; one line of JSON, the request; then SQL; then the line of the request's `token`. SQL that
         ends without that line was cut off: then everything is ended, and what is whole stays.
@@ -24,6 +24,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
+
+from dbha.backup.node_server import end_servers, first_errors, hand_over
+from dbha.host import boot_id, taken_along
 
 LOG = "dbha-replay"  # of the binary logs, and of all that the server leaves beside the data
 BORDER = b"/*!*/;\n"  # ends each statement that mariadb-binlog prints
@@ -87,27 +90,6 @@ def client_argv() -> list[str]:
     ]  # fmt: skip
 
 
-def servers_on(datadir: str) -> Iterator[int]:
-    """Yield handles of servers on `datadir`, left by an attempt that was cut off."""
-    for place in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it is gone already, or another user's
-            words = (place / "cmdline").read_bytes().split(b"\0")
-            if words[0].endswith(b"mariadbd") and f"--datadir={datadir}".encode() in words:
-                yield int(place.name)
-
-
-def end_servers(datadir: str) -> None:
-    """End what still runs on the data directory; the engine recovers from that."""
-    deadline = time.monotonic() + _STOP_DEADLINE_S
-    while found := list(servers_on(datadir)):
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if time.monotonic() > deadline:
-            raise ReplayError("a server that runs on the data does not end")
-        time.sleep(_POLL_S)
-
-
 @contextlib.contextmanager
 def running_server(request: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
     """Run the server while the block runs; when the block fails it is killed."""
@@ -133,7 +115,7 @@ def wait_for(server: subprocess.Popen[bytes], request: dict[str, Any]) -> str:
         if asked.returncode == 0:
             return asked.stdout.decode().strip()
         if server.poll() is not None or time.monotonic() > deadline:
-            raise ReplayError(f"the server on the restored data does not start: {last_errors(request)}")
+            raise ReplayError(f"the server on the restored data does not start: {errors_of(request)}")
         time.sleep(_POLL_S)
 
 
@@ -192,11 +174,9 @@ def errors_in(words: IO[bytes]) -> str:
     return "; ".join(line[:400] for line in lines if line.startswith("ERROR ")) or "it said nothing"
 
 
-def last_errors(request: dict[str, Any]) -> str:
-    """Return the last errors of the server."""
-    log = Path(request["datadir"], f"{LOG}.err")
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    return " | ".join([line for line in lines if "[ERROR]" in line][:3] or lines[-3:]) or "it left no log"
+def errors_of(request: dict[str, Any]) -> str:
+    """Return the first errors of the server."""
+    return first_errors(Path(request["datadir"], f"{LOG}.err")) or "it left no log"
 
 
 def stop(server: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
@@ -207,25 +187,16 @@ def stop(server: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
     except subprocess.TimeoutExpired:
         status = -1
     if status != 0:
-        raise ReplayError(f"the server stopped with {status}: {last_errors(request)}")
+        raise ReplayError(f"the server stopped with {status}: {errors_of(request)}")
 
 
 def finish(request: dict[str, Any], reached: str) -> None:
-    """Make the result durable, say so, and remove what only the replay needed."""
+    """Hand the data over, say so, and remove what only the replay needed."""
     datadir = Path(request["datadir"])
-    owner = datadir.stat()
-    for path in datadir.rglob("*"):
-        if os.geteuid() == 0 and path.lstat().st_uid != owner.st_uid:
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-    subprocess.run(["sync", "-f", str(datadir)], check=True)
-    write_durably(Path(request["mark"]), {**boot(), "reached": reached})
+    hand_over(datadir)
+    write_durably(Path(request["mark"]), {"boot_id": boot_id(), "reached": reached})
     for path in datadir.glob(f"{LOG}.*"):
         path.unlink()
-
-
-def boot() -> dict[str, str]:
-    """Return what tells one life of this host from the next."""
-    return {"boot_id": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()}
 
 
 def write_durably(path: Path, content: dict[str, str]) -> None:
@@ -245,9 +216,9 @@ def earlier(request: dict[str, Any]) -> str | None:
         found = json.loads(mark.read_text(encoding="ascii"))
         if "reached" in found:
             return str(found["reached"])
-        if found != boot():
+        if found != {"boot_id": boot_id()}:
             raise ReplayError("the host was restarted during the replay: what it had by then is not certain")
-    write_durably(mark, boot())
+    write_durably(mark, {"boot_id": boot_id()})
     return None
 
 
@@ -257,14 +228,10 @@ def say(**answer: str) -> None:
     sys.stdout.flush()
 
 
-def taken_along() -> list[str]:
-    """Return what goes before a command so that the kernel ends it with this program."""
-    return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
-
-
 def run(source: io.BufferedReader, request: dict[str, Any]) -> str:
     """Replay, and return the position at the end."""
-    end_servers(request["datadir"])
+    if not end_servers(request["datadir"], _STOP_DEADLINE_S):
+        raise ReplayError("a server that runs on the data does not end")
     done = earlier(request)
     if done is not None:
         say(at=done, reached=done)
