@@ -8,40 +8,21 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from dbha.backup.chains import judged
-from dbha.backup.immutable import (
-    LOCK,
-    Lock,
-    can_freeze,
-    freeze,
-    new_lock,
-    refuse_locked,
-    thaw,
-    unreadable_lock,
-)
-from dbha.backup.keep import KeepMark, unreadable_mark
-from dbha.backup.manifest import (
-    BACKUP_ID,
-    AccountsFile,
-    DefinitionsFile,
-    Manifest,
-    Verification,
-    require_same,
-    sealed,
-    unsealed,
-)
+from dbha.backup.immutable import LOCK, can_freeze, freeze, new_lock, refuse_locked, thaw
+from dbha.backup.keep import KeepMark
+from dbha.backup.manifest import BACKUP_ID, Manifest, Verification, sealed
+from dbha.backup.records import FAILURE, LOG, MANIFEST, MARK, VERIFICATION, Records
 from dbha.backup.store import Status, StoredBackup
 from dbha.errors import BusyError, FoundWrongError, UsageError
 
 PARTIAL, FAILED, DELETING = ".partial", ".failed", ".deleting"
 _FORMS = ("", PARTIAL, FAILED, DELETING)  # of a name; the first that is there is the one that counts
-MANIFEST, VERIFICATION, FAILURE, LOG = "manifest.json", "verification.json", "failure.json", "backup.log"
-MARK = "keep.json"
 _PATIENCE_S, _PAUSE_S = 3.0, 0.01  # longer than those who only look hold the lock of a draft
 _LOOKS = 20  # while others publish and delete; nobody does so that often
 STREAM = "stream.mbs.zst"  # while it is written; then it is called what the manifest says
@@ -81,17 +62,15 @@ class DirectoryStore:
 
     def manifest(self, backup_id: str) -> Manifest:
         """See Store."""
-        return _read_manifest(self.directory / backup_id)
+        return _records(self.directory / backup_id).manifest()
 
     def definitions_file(self, backup_id: str) -> bytes:
         """See Store."""
-        expected = self.manifest(backup_id).definitions
-        return self._proven(backup_id, expected, "definitions")
+        return _records(self.directory / backup_id).definitions_file()
 
     def accounts_file(self, backup_id: str) -> bytes | None:
         """See Store."""
-        expected = self.manifest(backup_id).accounts
-        return self._proven(backup_id, expected, "accounts") if expected else None
+        return _records(self.directory / backup_id).accounts_file()
 
     def open_stream(self, backup_id: str) -> BinaryIO:
         """See Store."""
@@ -117,7 +96,7 @@ class DirectoryStore:
             raise UsageError(f"there is no backup {backup_id}", hint="dbha backup list")
         if _is_locked(place):
             raise BusyError(f"backup {backup_id} is being written")
-        refuse_locked(backup_id, _read_lock(place, backup_id), datetime.now(UTC))
+        refuse_locked(backup_id, _records(place).lock(), datetime.now(UTC))
         leaving = self.directory / f"{backup_id}{DELETING}"
         if place != leaving:  # renamed first: half a backup must never look like a whole one
             place.rename(leaving)
@@ -144,10 +123,6 @@ class DirectoryStore:
 
     def close(self) -> None:
         """See Store."""
-
-    def _proven(self, backup_id: str, expected: DefinitionsFile | AccountsFile, what: str) -> bytes:
-        content = _read(self.directory / backup_id / expected.file, backup_id)
-        return require_same(content, expected, f"the {what} of backup {backup_id}")
 
     def _look_once(self) -> tuple[StoredBackup, ...]:
         if not self.directory.is_dir():
@@ -241,23 +216,14 @@ def _look(place: Path) -> StoredBackup:
         status, reason = _why_not_complete(place, suffix)
         return StoredBackup(backup_id, status, reason, _size(place))
     opened = _identity(place)
-    try:
-        manifest = _read_manifest(place)
-    except FoundWrongError as error:
-        if _identity(place) != opened:  # another took its place meanwhile: nothing is known of either
-            raise FileNotFoundError(place) from error
-        return StoredBackup(
-            backup_id, Status.DAMAGED, str(error), _size(place), lock=_read_lock(place, backup_id),
-            mark=_read_mark(place, backup_id),
-        )  # fmt: skip
-    found = StoredBackup(
-        backup_id, Status.COMPLETE, "", manifest.stream.stored_bytes, manifest, _read_verification(place),
-        _read_lock(place, backup_id), _read_mark(place, backup_id),
-    )  # fmt: skip
-    problem = _problem(place, manifest)
-    if found.verification is not None and found.verification.outcome == "bad":
-        problem = found.verification.problem
-    return replace(found, status=Status.BAD, reason=problem) if problem else found
+    found = _records(place).look(_size(place), partial(_problem, place))
+    if found.status is Status.DAMAGED and _identity(place) != opened:
+        raise FileNotFoundError(place)  # another took its place meanwhile: nothing is known of either
+    return found
+
+
+def _records(place: Path) -> Records:
+    return Records(place.name[:21], lambda file: (place / file).read_bytes())
 
 
 def _identity(place: Path) -> tuple[int, int]:
@@ -281,67 +247,10 @@ def _problem(place: Path, manifest: Manifest) -> str:
 
 def _why_not_complete(place: Path, suffix: str) -> tuple[Status, str]:
     if suffix == FAILED:
-        try:
-            return Status.FAILED, reason_in((place / FAILURE).read_bytes())
-        except OSError:
-            return Status.FAILED, reason_in(b"")
+        return Status.FAILED, _records(place).reason()
     if _is_locked(place):
         return Status.WRITING, "it is being written"
     return Status.INTERRUPTED, "its deletion was cut off" if suffix == DELETING else "its writing was cut off"
-
-
-def reason_in(content: bytes) -> str:
-    """Return why a backup failed, from what `abandon` left; what cannot be read is one reason more."""
-    try:
-        return str(json.loads(content)["reason"])
-    except (ValueError, KeyError, TypeError):
-        return "its reason cannot be read"
-
-
-def _read_manifest(place: Path) -> Manifest:
-    what = f"the manifest of backup {place.name}"
-    manifest = unsealed(_read(place / MANIFEST, place.name), Manifest, what)
-    if manifest.id != place.name:
-        raise FoundWrongError(f"{what} belongs to {manifest.id}", hint="dbha backup list")
-    return manifest
-
-
-def _read_verification(place: Path) -> Verification | None:
-    """Return what the last verification found. One that cannot be read counts as none: verify again."""
-    with contextlib.suppress(OSError, FoundWrongError):
-        return unsealed((place / VERIFICATION).read_bytes(), Verification, VERIFICATION)
-    return None
-
-
-def _read_mark(place: Path, backup_id: str) -> KeepMark | None:
-    """Return the mark, if there is one; one that is damaged, or belongs to another backup, counts as keeping."""
-    try:
-        mark = unsealed((place / MARK).read_bytes(), KeepMark, MARK)
-    except FileNotFoundError:
-        return None
-    except (OSError, FoundWrongError):
-        return unreadable_mark(backup_id, datetime.now(UTC))
-    return mark if mark.backup == backup_id else unreadable_mark(backup_id, mark.when)
-
-
-def _read_lock(place: Path, backup_id: str) -> Lock | None:
-    """Return the lock, if there is one; one that is damaged, or belongs to another backup, counts as holding."""
-    try:
-        lock = unsealed((place / LOCK).read_bytes(), Lock, LOCK)
-    except FileNotFoundError:
-        return None
-    except (OSError, FoundWrongError):
-        return unreadable_lock(backup_id)
-    return lock if lock.backup == backup_id else unreadable_lock(backup_id)
-
-
-def _read(path: Path, backup_id: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FoundWrongError(
-            f"{path.name} of backup {backup_id} cannot be read: {error.strerror}", hint="dbha backup list"
-        ) from error
 
 
 def _size(place: Path) -> int:

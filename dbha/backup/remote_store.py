@@ -9,14 +9,15 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import BinaryIO
 
 from dbha.backup.chains import judged
-from dbha.backup.directory_store import FAILURE, LOG, MANIFEST, MARK, VERIFICATION, reason_in
-from dbha.backup.immutable import LOCK, Lock, new_lock, refuse_locked, unreadable_lock
-from dbha.backup.keep import KeepMark, unreadable_mark
-from dbha.backup.manifest import BACKUP_ID, Manifest, Verification, require_same, sealed, unsealed
+from dbha.backup.immutable import LOCK, new_lock, refuse_locked
+from dbha.backup.keep import KeepMark
+from dbha.backup.manifest import BACKUP_ID, Manifest, Verification, sealed
 from dbha.backup.objects import Objects
+from dbha.backup.records import FAILURE, LOG, MANIFEST, MARK, VERIFICATION, Records
 from dbha.backup.remote_names import PART_BYTES, WRITER, by_backup, part_of, parts_of, problem_of
 from dbha.backup.remote_stream import open_parts
 from dbha.backup.store import Status, StoredBackup
@@ -61,24 +62,15 @@ class RemoteStore:
 
     def manifest(self, backup_id: str) -> Manifest:
         """See Store."""
-        what = f"the manifest of backup {backup_id}"
-        manifest = unsealed(self._read(backup_id, MANIFEST), Manifest, what)
-        if manifest.id != backup_id:
-            raise FoundWrongError(f"{what} belongs to {manifest.id}", hint="dbha backup list")
-        return manifest
+        return self._records(backup_id).manifest()
 
     def definitions_file(self, backup_id: str) -> bytes:
         """See Store."""
-        expected = self.manifest(backup_id).definitions
-        content = self._read(backup_id, expected.file)
-        return require_same(content, expected, f"the definitions of backup {backup_id}")
+        return self._records(backup_id).definitions_file()
 
     def accounts_file(self, backup_id: str) -> bytes | None:
         """See Store."""
-        if (expected := self.manifest(backup_id).accounts) is None:
-            return None
-        content = self._read(backup_id, expected.file)
-        return require_same(content, expected, f"the accounts of backup {backup_id}")
+        return self._records(backup_id).accounts_file()
 
     def open_stream(self, backup_id: str) -> BinaryIO:
         """See Store. Each part is proven before a byte of it is handed on."""
@@ -105,8 +97,7 @@ class RemoteStore:
             raise UsageError(f"there is no backup {backup_id} in {self.where}", hint="dbha backup list")
         if MANIFEST not in sizes:
             self._refuse_while_written(backup_id, sizes)
-        lock = self._lock(backup_id) if LOCK in sizes else None
-        refuse_locked(backup_id, lock, datetime.now(UTC))
+        refuse_locked(backup_id, self._records(backup_id, sizes).lock(), datetime.now(UTC))
         for file in sorted(sizes, key=lambda file: (file != MANIFEST, file == LOCK, file)):
             self._objects.delete(f"{backup_id}/{file}")
 
@@ -126,53 +117,21 @@ class RemoteStore:
         return by_backup(self._objects.list(f"{backup_id}/")).get(backup_id, {})
 
     def _look(self, backup_id: str, sizes: Mapping[str, int]) -> StoredBackup:
-        if MANIFEST not in sizes:
-            status, reason = self._why_not_complete(backup_id, sizes)
-            return StoredBackup(backup_id, status, reason, sum(sizes.values()))
-        mark = self._mark(backup_id) if MARK in sizes else None
-        lock = self._lock(backup_id) if LOCK in sizes else None
-        try:
-            manifest = self.manifest(backup_id)
-        except FoundWrongError as error:
-            return StoredBackup(
-                backup_id, Status.DAMAGED, str(error), sum(sizes.values()), lock=lock, mark=mark
-            )
-        verification = self._verification(backup_id) if VERIFICATION in sizes else None
-        problem = problem_of(parts_of(sizes), manifest.stream.stored_bytes)
-        if manifest.definitions.file not in sizes:
-            problem = f"{manifest.definitions.file} is missing"
-        if verification is not None and verification.outcome == "bad":
-            problem = verification.problem
-        return StoredBackup(
-            backup_id,
-            Status.BAD if problem else Status.COMPLETE,
-            problem,
-            manifest.stream.stored_bytes,
-            manifest,
-            verification,
-            lock,
-            mark,
-        )
+        records = self._records(backup_id, sizes)
+        if MANIFEST in sizes:
+            return records.look(sum(sizes.values()), partial(_problem, sizes))
+        status, reason = self._why_not_complete(records, sizes)
+        return StoredBackup(backup_id, status, reason, sum(sizes.values()))
 
-    def _mark(self, backup_id: str) -> KeepMark | None:
-        """Return the mark; one that is damaged, or belongs to another backup, counts as keeping."""
-        try:
-            mark = unsealed(self._objects.get(f"{backup_id}/{MARK}"), KeepMark, MARK)
-        except FileNotFoundError:  # it was deleted just now, with its backup
-            return None
-        except (OSError, FoundWrongError):
-            return unreadable_mark(backup_id, datetime.now(UTC))
-        return mark if mark.backup == backup_id else unreadable_mark(backup_id, mark.when)
+    def _records(self, backup_id: str, sizes: Mapping[str, int] | None = None) -> Records:
+        """Return the records of a backup; what a listing, `sizes`, does not have is not asked for."""
 
-    def _lock(self, backup_id: str) -> Lock | None:
-        """Return the lock; one that is damaged, or belongs to another backup, counts as holding."""
-        try:
-            lock = unsealed(self._objects.get(f"{backup_id}/{LOCK}"), Lock, LOCK)
-        except FileNotFoundError:  # it was deleted just now, with its backup
-            return None
-        except (OSError, FoundWrongError):
-            return unreadable_lock(backup_id)
-        return lock if lock.backup == backup_id else unreadable_lock(backup_id)
+        def read(file: str) -> bytes:
+            if sizes is not None and file not in sizes:
+                raise FileNotFoundError(file)
+            return self._objects.get(f"{backup_id}/{file}")
+
+        return Records(backup_id, read)
 
     def _require_whole(self, backup_id: str) -> None:
         """Raise UsageError for a backup that was never complete, or is not there any more."""
@@ -183,18 +142,10 @@ class RemoteStore:
                 f"there is no whole backup {backup_id} in {self.where}", hint="dbha backup list"
             ) from error
 
-    def _verification(self, backup_id: str) -> Verification | None:
-        """Return what the last verification found. One that cannot be read counts as none: verify again."""
-        with contextlib.suppress(FoundWrongError):
-            return unsealed(self._read(backup_id, VERIFICATION), Verification, VERIFICATION)
-        return None
-
-    def _why_not_complete(self, backup_id: str, sizes: Mapping[str, int]) -> tuple[Status, str]:
+    def _why_not_complete(self, records: Records, sizes: Mapping[str, int]) -> tuple[Status, str]:
         if FAILURE in sizes:
-            with contextlib.suppress(FoundWrongError):
-                return Status.FAILED, reason_in(self._read(backup_id, FAILURE))
-            return Status.FAILED, reason_in(b"")
-        if self._is_written(backup_id, sizes):
+            return Status.FAILED, records.reason()
+        if self._is_written(records.backup_id, sizes):
             return Status.WRITING, "it is being written"
         return Status.INTERRUPTED, "its writing or its deletion was cut off"
 
@@ -219,14 +170,6 @@ class RemoteStore:
             return False
         started = started_at(writer.process) if writer else None
         return is_at_work(writer, kernel=this_kernel(), started=started, age_s=age_s)
-
-    def _read(self, backup_id: str, file: str) -> bytes:
-        try:
-            return self._objects.get(f"{backup_id}/{file}")
-        except FileNotFoundError as error:
-            raise FoundWrongError(
-                f"{file} of backup {backup_id} is not in {self.where}", hint="dbha backup list"
-            ) from error
 
 
 class RemoteDraft:
@@ -339,6 +282,13 @@ class RemoteDraft:
 
     def _name(self, file: str) -> str:
         return f"{self._id}/{file}"
+
+
+def _problem(sizes: Mapping[str, int], manifest: Manifest) -> str:
+    """Return what a listing shows to be wrong with a backup, in words; empty when nothing is."""
+    if manifest.definitions.file not in sizes:
+        return f"{manifest.definitions.file} is missing"
+    return problem_of(parts_of(sizes), manifest.stream.stored_bytes)
 
 
 def _key(objects: Objects, backup_id: str) -> str:

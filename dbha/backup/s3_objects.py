@@ -15,8 +15,8 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-from dbha.backup.directory_store import FAILURE, LOG, MARK, VERIFICATION
 from dbha.backup.objects import StoredObject, StoreLostError, StoreUnreachableError
+from dbha.backup.records import FAILURE, LOG, MARK, VERIFICATION
 from dbha.backup.remote_names import WRITER
 from dbha.config.model import ObjectLock
 from dbha.errors import FoundWrongError

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import yaml
 
-from dbha.backup.directory_store import MANIFEST, DirectoryStore
+from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.levels import Level
 from dbha.backup.manifest import Manifest, new_backup_id, sealed
+from dbha.backup.records import MANIFEST
 from dbha.backup.store import Status, StoredBackup, resolve
 from dbha.backup.verify import verify
 from dbha.cluster.assess import Verdict

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dbha.backup.directory_store import MANIFEST
+from dbha.backup.records import MANIFEST
 from dbha.backup.store import Status, resolve
 from tests.faults.scene import Scene
 from tests.real.commands import Said

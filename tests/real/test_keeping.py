@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import yaml
 
-from dbha.backup.directory_store import MANIFEST, DirectoryStore
+from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.manifest import Manifest, new_backup_id, sealed
+from dbha.backup.records import MANIFEST
 from dbha.config.model import DirectoryStore as DirectoryPolicy
 from dbha.sandbox import kill_node, up
 from tests.real.commands import DBHA

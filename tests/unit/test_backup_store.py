@@ -238,6 +238,7 @@ def test_a_verification_holds_for_the_stream_it_saw(store: DirectoryStore) -> No
     assert not only(store).verified
     (store.directory / FIRST / "verification.json").write_bytes(b"{")
     assert only(store).verification is None
+    assert only(store).status is Status.BAD, "it may have said so"
 
 
 @pytest.mark.parametrize("name", ["notes", f"{FIRST}.bak", f"{FIRST}.old", f"{FIRST}x", SECOND])
