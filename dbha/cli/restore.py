@@ -5,32 +5,15 @@ from pathlib import Path
 
 import click
 
-from dbha.backup.aside import asides_in
-from dbha.backup.estimate import (
-    REPLAY_GROWTH,
-    check_room,
-    data_size,
-    local_room,
-    node_needs,
-    room_at,
-    staging_needs,
-)
-from dbha.backup.manifest import Manifest
-from dbha.backup.node_host import look_at
-from dbha.backup.prepare import chain_in, unpacked_bytes
-from dbha.backup.store import Status, Store, resolve
-from dbha.backup.tools_here import tools_for
 from dbha.cli import private_copy
 from dbha.cli.app import App
 from dbha.cli.options import confirm, json_option, store_option, yes_option
-from dbha.cluster.handle import side_by_side
-from dbha.errors import FoundWrongError, UnsafeError, UsageError
+from dbha.errors import UsageError
 from dbha.journal import RunRecord
 from dbha.journal import as_json as run_as_json
-from dbha.upgrade.point_in_time import point_of
-from dbha.upgrade.restore_plan import RestoreSpec, ServiceToRestore, restore_plan
-from dbha.upgrade.site import Site
-from dbha.upgrade.whole_restore_decide import decide, require_admitted
+from dbha.upgrade.restore_decide import decide_services, decide_whole
+from dbha.upgrade.restore_plan import RestoreSpec, restore_plan
+from dbha.upgrade.whole_restore_decide import require_admitted
 from dbha.upgrade.whole_restore_plan import WORKFLOW as WHOLE
 from dbha.upgrade.whole_restore_plan import WholeRestoreSpec, whole_restore_plan
 from dbha.upgrade.whole_restore_undo import WORKFLOW as UNDO
@@ -166,10 +149,10 @@ def _services(
     as_json: bool,
 ) -> None:
     if dry_run:
-        _show(app, restore_plan(_decide(app.site, backup_id, to, services, store), app.site))
+        _show(app, restore_plan(decide_services(app.site, backup_id, to, services, store), app.site))
         return
     with app.controller() as controller, controller.holding(WORKFLOW) as holding:
-        spec = _decide(app.site, backup_id, to, services, store)
+        spec = decide_services(app.site, backup_id, to, services, store)
         names = ", ".join(each.service for each in spec.services)
         confirm(app.console, f"what {names} wrote since {_since(spec)} is replaced", yes=yes)
         outcome = holding.start(
@@ -205,11 +188,11 @@ def _whole(
 ) -> None:
     site = app.site
     if dry_run:
-        spec = _decide_whole(site, backup_id, to, accept_missing, store)
+        spec = decide_whole(site, backup_id, to, accept_missing, store)
         _show(app, whole_restore_plan(spec, site, app.journal.has_ended))
         return
     with app.controller(with_cluster=False) as controller, controller.holding(WHOLE) as holding:
-        spec = _decide_whole(site, backup_id, to, accept_missing, store)
+        spec = decide_whole(site, backup_id, to, accept_missing, store)
         question = f"all data of {', '.join(spec.nodes)} is replaced by that of {spec.point}"
         confirm(app.console, question, yes=yes)
         plan = whole_restore_plan(spec, site, app.journal.has_ended)
@@ -272,99 +255,6 @@ def plan_whole_again(app: App, record: RunRecord) -> Plan:
     return whole_restore_plan(spec, app.site, app.journal.has_ended)
 
 
-def _decide_whole(
-    site: Site, name: str, to: str, accept_missing: tuple[str, ...], store_name: str
-) -> WholeRestoreSpec:
-    """Return what is restored. Raises UnsafeError, UnreachableError or UsageError before anything is touched."""
-    store, cluster = site.store_of(store_name), site.cluster
-    point = point_of(site, store, name, to, here=False) if to else None
-    *bases, manifest = _chain(store, point.backup_id if point else resolve(store.list(), name, store.where))
-    for each in (*bases, manifest):
-        site.identities.require(each)
-    tools = tuple(  # it is decrypted here
-        dict.fromkeys(
-            tool
-            for each in (*bases, manifest)
-            for tool in tools_for(each.stream.compression, encrypted=False)
-        )
-    )
-    hosts = side_by_side(lambda node: look_at(cluster, node, tools), cluster.nodes)
-    spec = decide(
-        manifest,
-        cluster.nodes,
-        hosts,
-        site.observe(),
-        accept_missing=accept_missing,
-        bases=bases,
-        replay_bytes=point.plan.size_bytes if point else 0,
-    )
-    until = point.until if point else ""
-    return spec.model_copy(update={"store": store_name, "to": to, "until": until})
-
-
-def _chain(store: Store, backup_id: str) -> tuple[Manifest, ...]:
-    """Return the manifests that a restore needs, the backup's own last. Raises UnsafeError for what is not good."""
-    stored = next(backup for backup in store.list() if backup.id == backup_id)
-    if stored.status is Status.BAD:
-        raise UnsafeError(f"backup {backup_id} is not good: {stored.reason}", hint="dbha backup list")
-    try:
-        return chain_in(store, backup_id)
-    except FoundWrongError as error:
-        raise UnsafeError(str(error), hint=error.hint) from error
-
-
 def plan_again(app: App, record: RunRecord) -> Plan:
     """Return the plan of a restore that is being taken up."""
     return restore_plan(RestoreSpec.model_validate(record.arguments), app.site)
-
-
-def _decide(site: Site, name: str, to: str, services: tuple[str, ...], store_name: str) -> RestoreSpec:
-    """Return what is restored. Raises UnsafeError, UnreachableError or UsageError before anything is touched."""
-    store, chosen = site.store_of(store_name), site.chosen_services(services)
-    point = point_of(site, store, name, to, here=True) if to else None
-    backup_id = point.backup_id if point else resolve(store.list(), name, store.where, services=services)
-    *bases, manifest = _chain(store, backup_id)
-    staging_bytes = staging_needs(manifest.data_bytes) + unpacked_bytes((*bases, manifest)[1:])
-    staging_bytes += REPLAY_GROWTH * point.plan.size_bytes if point else 0
-    if absent := [service for service in chosen if service not in manifest.services]:
-        raise UsageError(
-            f"backup {backup_id} has no {', '.join(absent)}", hint=f"dbha backup show {backup_id}"
-        )
-    for each in (*bases, manifest):
-        site.identities.require(each)
-    verdict = site.verdict()
-    writer = site.writer_by(verdict)
-    if not verdict.may_write:
-        raise UnsafeError(f"the cluster is {verdict.level}: {'; '.join(verdict.reasons)}", hint="dbha status")
-    databases = [database for service in chosen.values() for database in service.database_names]
-    with site.cluster.session(writer) as session:
-        if left := asides_in(session):
-            raise UnsafeError(
-                f"tables of an earlier restore are still aside: {', '.join(left)}", hint="dbha runs list"
-            )
-        size = data_size(session, databases)
-    serving = [node for node in site.cluster.nodes if node.name in verdict.serving]
-    check_room(
-        [
-            local_room("the place to prepare it in", site.shelf.staging, staging_bytes),
-            *(
-                room_at(
-                    f"node {node}",
-                    site.cluster.transport(node),
-                    node.datadir,
-                    node_needs(size.database_bytes),
-                )
-                for node in serving
-            ),
-        ]
-    )
-    return RestoreSpec(
-        backup_id=backup_id,
-        services=tuple(
-            ServiceToRestore(service=name, release=state.release, heads=state.heads)
-            for name, state in ((name, manifest.services[name]) for name in chosen)
-        ),
-        store=store_name,
-        to=to,
-        until=point.until if point else "",
-    )

@@ -7,6 +7,7 @@ from typing import Protocol
 from dbha.errors import DbhaError, UpgradeRolledBackError
 from dbha.journal import Facts
 from dbha.upgrade.fencing import FENCE
+from dbha.upgrade.gone_back import gone_back
 from dbha.upgrade.spec import ServiceUpgrade, UpgradeSpec
 from dbha.workflow import Plan, Step, StepContext
 from dbha.workflow.plan import Stage, stage
@@ -127,12 +128,10 @@ def _sync_step(spec: UpgradeSpec, upgrade: ServiceUpgrade, world: World) -> Step
 
 def _explain(spec: UpgradeSpec, failure: DbhaError, begun: frozenset[str]) -> DbhaError:
     """Return what the operator is told when all was put back: exit 7 once a schema may have been touched."""
-    touched = [each.service for each in spec.services if sync_name(each.service) in begun]
-    if not touched or failure.exit_code in (130, 143):
-        failure.unchanged = failure.unchanged or UpgradeRolledBackError.unchanged
-        return failure
-    return UpgradeRolledBackError(
-        f"the upgrade to {spec.target} failed: {failure}",
-        hint="dbha runs show latest     what failed, step by step\n"
-        f"dbha upgrade run --to {spec.target}     once the cause is gone",
+    return gone_back(
+        failure,
+        f"the upgrade to {spec.target}",
+        f"dbha upgrade run --to {spec.target}",
+        noticed=any(sync_name(each.service) in begun for each in spec.services),
+        unnoticed=UpgradeRolledBackError.unchanged,  # the fence was up
     )

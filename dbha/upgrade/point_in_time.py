@@ -30,7 +30,9 @@ class PointInTime:
         return str(self.plan.until)
 
 
-def point_of(site: Site, store: Store, name: str, to: str, *, here: bool) -> PointInTime:
+def point_of(
+    site: Site, store: Store, backups: Sequence[StoredBackup], name: str, to: str, *, here: bool
+) -> PointInTime:
     """Return how to get to a point in time from the backup of this name, `latest` being the best one for it.
 
     With `here` it is replayed on this machine. Every log that is needed is read and hashed. Raises UnsafeError when
@@ -44,7 +46,6 @@ def point_of(site: Site, store: Store, name: str, to: str, *, here: bool) -> Poi
             f"not installed on this machine: {', '.join(missing)}",
             hint="apt-get install mariadb-client" + (" mariadb-server" if here else ""),
         )
-    backups = store.list()
     backup_id = _best(site.archive, backups, target) if name == _LATEST else resolve(backups, name)
     manifest = store.manifest(backup_id)
     if manifest.part:

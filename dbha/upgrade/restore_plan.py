@@ -12,15 +12,16 @@ from dbha.backup.binlog.target import UpTo, in_words
 from dbha.backup.replayed_source import ReplayedSource
 from dbha.backup.service_restore import ServiceRestore, Target
 from dbha.cluster.home import record_release
-from dbha.errors import DbhaError, FoundWrongError, UnsafeError, UpgradeRolledBackError
+from dbha.errors import DbhaError, FoundWrongError, UnsafeError
 from dbha.heads import Heads
 from dbha.journal import Facts
 from dbha.schema.migration_account import remove_migration_account
 from dbha.upgrade.fencing import FENCE, Fencing
+from dbha.upgrade.gone_back import gone_back
 from dbha.upgrade.plan import VERIFY
 from dbha.upgrade.site import Site
 from dbha.workflow import Plan, Step, StepContext
-from dbha.workflow.plan import Stage, stage
+from dbha.workflow.plan import Stage, once, stage
 
 REPLAY = "replay"
 
@@ -61,144 +62,144 @@ class RestoreSpec(BaseModel):
         """The services, in words."""
         return ", ".join(each.service for each in self.services)
 
+    @property
+    def command(self) -> str:
+        """What to type for the same once more."""
+        words = [
+            self.backup_id,
+            *(f"--service {each.service}" for each in self.services),
+            *((f"--to {self.to}",) if self.to else ()),
+            *((f"--store {self.store}",) if self.store else ()),
+        ]
+        return f"dbha restore {' '.join(words)}"
+
+
+class _World:
+    """The steps of one restore of services, and where their data comes from."""
+
+    def __init__(self, spec: RestoreSpec, site: Site) -> None:
+        self.spec, self.site = spec, site
+        self.fencing = Fencing(site.cluster, spec.databases, site.writer)
+        self.shelf = site.shelf_of(spec.store)
+        self.replayed = self._replayed() if spec.until else None
+        source = self.replayed or self.shelf.source(spec.backup_id)
+        self.restore = ServiceRestore(site.cluster, source, site.verdict, self.quiesce)
+
+    @property
+    def targets(self) -> list[Target]:
+        """What is to be put back of each service."""
+        return [
+            Target(each.service, tuple(each.heads), partial(self.heads_of, each), lambda facts: None)
+            for each in self.spec.services
+        ]
+
+    def heads_of(self, each: ServiceToRestore) -> Heads:
+        """Return the schema heads that a service will have: those of the backup, or of the point in time."""
+        heads = self.replayed.state().heads if self.replayed else each.heads
+        return {database: heads[database] for database in each.heads}
+
+    def quiesce(self, service: str) -> None:
+        """See that nobody writes to a service any more."""
+        remove_migration_account(self.site.cluster, self.site.writer(), service)
+        self.fencing.require_up()
+
+    def verify(self, context: StepContext) -> Facts:
+        """Prove the backup, and leave what it is imported from, or replayed upon."""
+        try:
+            if self.replayed:
+                self.replayed.prepare(context)
+                return {}
+            return {"prepared": str(self.shelf.prepared(self.spec.backup_id, context.measure))}
+        except FoundWrongError as error:
+            raise UnsafeError(str(error), hint=error.hint) from error
+
+    def replay(self, replayed: ReplayedSource, context: StepContext) -> Facts:
+        """Bring the backup to the point in time."""
+        return {"reached": replayed.until, "releases": replayed.replay(context).releases}
+
+    def note(self, context: StepContext) -> Facts:
+        """Record the releases of what was restored."""
+        found = context.facts[REPLAY]["releases"] if self.replayed else {}
+        releases = {each.service: found.get(each.service, each.release) for each in self.spec.services}
+        with self.site.cluster.session(self.site.writer()) as session:
+            for service, release in releases.items():
+                record_release(session, service, release, context.run_id)
+        return {"releases": releases}
+
+    def bring_back_accounts(self, _: StepContext) -> Facts:
+        """Make those accounts and grants again that are missing; the present passwords count."""
+        recorded = stored_accounts(
+            self.shelf.store, self.shelf.store.manifest(self.spec.backup_id), self.site.identities
+        )
+        if recorded is None:
+            return {"note": "the backup is of dbha 0.1, which recorded none"}
+        services = [each.service for each in self.spec.services if each.service in self.site.services]
+        found = {name: self.site.secrets.find(f"{name}_password") for name in services}
+        passwords = {
+            self.site.services[name].account: password
+            for name, password in found.items()
+            if password is not None
+        }
+        with self.site.cluster.session(self.site.writer()) as session:
+            brought = bring_back(session, belonging_to(recorded, self.spec.databases), passwords)
+        return {**asdict(brought), "note": str(brought) or "none was missing"}
+
+    def tidy(self, _: StepContext) -> Facts:
+        """Remove what only this run needed."""
+        self.shelf.forget_prepared(self.spec.backup_id)
+        if self.replayed:
+            self.replayed.forget()
+        return {}
+
+    def explain(self, failure: DbhaError, begun: frozenset[str]) -> DbhaError:
+        """Return what the operator is told when all was put back: exit 7 once the services noticed."""
+        return gone_back(
+            failure, f"the restore of {self.spec.names}", self.spec.command, noticed=FENCE in begun
+        )
+
+    def _replayed(self) -> ReplayedSource:
+        shelf, spec = self.shelf, self.spec
+
+        def plan() -> ReplayPlan:
+            manifest = shelf.store.manifest(spec.backup_id)
+            return plan_replay(self.site.archive, manifest, UpTo(parse_gtid(spec.until)))
+
+        return ReplayedSource(shelf, spec.backup_id, spec.until, spec.databases, plan)
+
 
 def restore_plan(spec: RestoreSpec, site: Site) -> Plan:
     """Return the plan: everything about the backup is proven before the services notice anything.
 
     When a step fails, the tables that were there before come back.
     """
-    names = spec.names
-    fencing = Fencing(site.cluster, spec.databases, site.writer)
-
-    def quiesce(service: str) -> None:
-        remove_migration_account(site.cluster, site.writer(), service)
-        fencing.require_up()
-
-    replayed = _replayed(spec, site) if spec.until else None
-    source = replayed or site.shelf_of(spec.store).source(spec.backup_id)
-    restore = ServiceRestore(site.cluster, source, site.verdict, quiesce)
-    targets = [
-        Target(each.service, tuple(each.heads), partial(_heads_of, each, replayed), lambda facts: None)
-        for each in spec.services
-    ]
-
-    def note(context: StepContext) -> Facts:
-        releases: dict[str, str] = {}
-        with site.cluster.session(site.writer()) as session:
-            for each in spec.services:
-                release = each.release
-                if replayed:
-                    release = context.facts[REPLAY]["releases"].get(each.service, release)
-                record_release(session, each.service, release, context.run_id)
-                releases[each.service] = release
-        return {"releases": releases}
-
-    def bring_back_accounts(context: StepContext) -> Facts:
-        store = site.store_of(spec.store)
-        recorded = stored_accounts(store, store.manifest(spec.backup_id), site.identities)
-        if recorded is None:
-            return {"note": "the backup is of dbha 0.1, which recorded none"}
-        found = {each.service: site.secrets.find(f"{each.service}_password") for each in spec.services}
-        passwords = {
-            site.services[service].account: password
-            for service, password in found.items()
-            if service in site.services and password is not None
-        }
-        with site.cluster.session(site.writer()) as session:
-            brought = bring_back(session, belonging_to(recorded, spec.databases), passwords)
-        return {**asdict(brought), "note": str(brought) or "none was missing"}
-
-    def tidy(context: StepContext) -> Facts:
-        site.shelf.forget_prepared(spec.backup_id)
-        if replayed:
-            replayed.forget()
-        return {}
-
-    tidy_undo = Step("tidy-undo", "remove what only this run needed", tidy)
-    lift = Step("unfence", f"lift the fence of {names}", fencing.down)
-    lift_undo = Step("unfence-undo", lift.title, fencing.down)
+    names, world = spec.names, _World(spec, site)
+    fencing, restore = world.fencing, world.restore
+    tidy, lift = "remove what only this run needed", f"lift the fence of {names}"
+    lift_undo = stage(Step("unfence-undo", lift, fencing.down))
     return Plan(
-        title=f"restore {names} to {spec.point}" if spec.to else f"restore {names} from {spec.point}",
+        title=f"restore {names} {'to' if spec.to else 'from'} {spec.point}",
         forward=(
-            stage(
-                Step(
-                    VERIFY,
-                    "verify the backup",
-                    partial(_verify, spec, site, replayed),
-                    undo=(stage(tidy_undo),),
-                )
-            ),
-            *_replays(replayed),
-            stage(
-                Step(
-                    FENCE, f"fence {names}", fencing.up, lambda _: fencing.intent(), undo=(stage(lift_undo),)
-                )
-            ),
-            *_side_by_side([restore.stages(target, force=True) for target in targets]),
+            once(VERIFY, "verify the backup", world.verify, Step("tidy-undo", tidy, world.tidy)),
+            *_replays(world),
+            stage(Step(FENCE, f"fence {names}", fencing.up, lambda _: fencing.intent(), undo=(lift_undo,))),
+            *_side_by_side([restore.stages(target, force=True) for target in world.targets]),
         ),
         finish=(
-            stage(Step("note", "note the releases in the cluster", note)),
-            stage(lift),
-            stage(Step("accounts", f"bring back missing accounts of {names}", bring_back_accounts)),
-            stage(*(restore.clean_up(target) for target in targets)),
-            stage(Step("tidy", "remove what only this run needed", tidy)),
+            once("note", "note the releases in the cluster", world.note),
+            once("unfence", lift, fencing.down),
+            once("accounts", f"bring back missing accounts of {names}", world.bring_back_accounts),
+            stage(*(restore.clean_up(target) for target in world.targets)),
+            once("tidy", tidy, world.tidy),
         ),
-        on_undone=partial(_explain, spec),
+        on_undone=world.explain,
     )
 
 
-def _replayed(spec: RestoreSpec, site: Site) -> ReplayedSource:
-    """Return the backup with the logs replayed on it, as the source of the restore."""
-    shelf = site.shelf_of(spec.store)
-
-    def plan() -> ReplayPlan:
-        return plan_replay(site.archive, shelf.store.manifest(spec.backup_id), UpTo(parse_gtid(spec.until)))
-
-    return ReplayedSource(shelf, spec.backup_id, spec.until, spec.databases, plan)
-
-
-def _replays(replayed: ReplayedSource | None) -> tuple[Stage, ...]:
+def _replays(world: _World) -> tuple[Stage, ...]:
     """Return the stage that replays the logs, where a point in time is asked for."""
-    if replayed is None:
+    if world.replayed is None:
         return ()
-
-    def act(context: StepContext) -> Facts:
-        return {"reached": replayed.until, "releases": replayed.replay(context).releases}
-
-    return (stage(Step(REPLAY, "replay the logs on a private server", act)),)
-
-
-def _heads_of(each: ServiceToRestore, replayed: ReplayedSource | None) -> Heads:
-    """Return the schema heads that the service will have: those of the backup, or of the point in time."""
-    heads = replayed.state().heads if replayed else each.heads
-    return {database: heads[database] for database in each.heads}
-
-
-def _verify(spec: RestoreSpec, site: Site, replayed: ReplayedSource | None, context: StepContext) -> Facts:
-    try:
-        if replayed:
-            replayed.prepare(context)
-            return {}
-        return {"prepared": str(site.shelf_of(spec.store).prepared(spec.backup_id, context.measure))}
-    except FoundWrongError as error:
-        raise UnsafeError(str(error), hint=error.hint) from error
-
-
-def _explain(spec: RestoreSpec, failure: DbhaError, begun: frozenset[str]) -> DbhaError:
-    """Return what the operator is told when all was put back: exit 7 once the services noticed."""
-    if FENCE not in begun:
-        failure.unchanged = failure.unchanged or UnsafeError.unchanged
-        return failure
-    if failure.exit_code in (130, 143):
-        failure.unchanged = failure.unchanged or UpgradeRolledBackError.unchanged
-        return failure
-    again = " ".join(f"--service {each.service}" for each in spec.services)
-    again += f" --store {spec.store}" if spec.store else ""
-    return UpgradeRolledBackError(
-        f"the restore of {spec.names} failed: {failure}",
-        hint="dbha runs show latest     what failed, step by step\n"
-        f"dbha restore {spec.backup_id} {again}{f' --to {spec.to}' if spec.to else ''}     once the cause is gone",
-    )
+    return (once(REPLAY, "replay the logs on a private server", partial(world.replay, world.replayed)),)
 
 
 def _side_by_side(plans: list[tuple[Stage, ...]]) -> tuple[Stage, ...]:

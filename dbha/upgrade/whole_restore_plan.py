@@ -15,7 +15,7 @@ from dbha.cluster.fence import ServiceAccount, lift_fence
 from dbha.cluster.handle import Cluster
 from dbha.cluster.home import begin_timeline, ensure_home
 from dbha.cluster.lease import Claim, Lease, free, hand_over
-from dbha.errors import DbhaError, UnsafeError, UpgradeRolledBackError
+from dbha.errors import DbhaError
 from dbha.heads import Heads
 from dbha.inventory import Node
 from dbha.journal import Facts, controller_name
@@ -24,12 +24,12 @@ from dbha.schema.provision import provision
 from dbha.secrets import Secret
 from dbha.services import Service
 from dbha.upgrade.fencing import FENCE, Fencing
+from dbha.upgrade.gone_back import gone_back
 from dbha.upgrade.restore_plan import ServiceToRestore
 from dbha.upgrade.site import Site
 from dbha.workflow import Plan, Step, StepContext
-from dbha.workflow.plan import Stage, stage
+from dbha.workflow.plan import Stage, once, stage
 
-Action = Callable[[StepContext], Facts]
 NodeAction = Callable[[Node, StepContext], Facts]
 
 WORKFLOW = "restore cluster"
@@ -238,23 +238,9 @@ class _World:
 
     def explain(self, failure: DbhaError, begun: frozenset[str]) -> DbhaError:
         """Return what the operator is told when all was put back: exit 7 once servers were stopped."""
-        what_next = (
-            "dbha runs show latest     what failed, step by step\n"
-            f"{self.spec.command}     once the cause is gone"
+        return gone_back(
+            failure, "the restore of the cluster", self.spec.command, noticed=STOP_SERVERS in begun
         )
-        if STOP_SERVERS not in begun:
-            failure.unchanged = failure.unchanged or UnsafeError.unchanged
-            failure.hint = failure.hint or what_next
-            return failure
-        if failure.exit_code in (130, 143):
-            failure.unchanged = failure.unchanged or UpgradeRolledBackError.unchanged
-            return failure
-        return UpgradeRolledBackError(f"the restore of the cluster failed: {failure}", hint=what_next)
-
-
-def once(name: str, title: str, act: Action, undo: Step | None = None) -> Stage:
-    """Return a stage of one step, with a step that undoes it."""
-    return stage(Step(name, title, act, undo=(stage(undo),) if undo else ()))
 
 
 def on_each(

@@ -8,22 +8,22 @@ from dbha.backup.proof import checksums_everywhere, require_equal
 from dbha.backup.whole_restore import Directories
 from dbha.cluster.handle import side_by_side
 from dbha.cluster.lease import Claim
-from dbha.errors import DbhaError, UnsafeError, UpgradeRolledBackError
+from dbha.errors import DbhaError, UnsafeError
 from dbha.inventory import Node
 from dbha.journal import Facts, RunRecord, RunState, controller_name
+from dbha.upgrade.gone_back import gone_back
 from dbha.upgrade.site import Site
 from dbha.upgrade.whole_restore_plan import (
     STOP_SERVERS,
     WholeRestoreSpec,
     give_back,
     on_each,
-    once,
     playbooks_of,
     take_lease,
 )
 from dbha.upgrade.whole_restore_plan import WORKFLOW as RESTORE
 from dbha.workflow import Plan, Step, StepContext
-from dbha.workflow.plan import stage
+from dbha.workflow.plan import once, stage
 
 WORKFLOW = "restore cluster undo"
 
@@ -118,13 +118,9 @@ class _World:
         return {"note": f"{len(expected)} tables on {len(self.nodes)} nodes"}
 
     def explain(self, failure: DbhaError, begun: frozenset[str]) -> DbhaError:
-        if STOP_SERVERS not in begun or failure.exit_code in (130, 143):
-            failure.unchanged = failure.unchanged or UpgradeRolledBackError.unchanged
-            return failure
-        return UpgradeRolledBackError(
-            f"going back to the old data failed: {failure}",
-            hint=f"dbha restore --undo {self.spec.run}     once the cause is gone",
-        )
+        """Return what the operator is told when all was put back: exit 7 once servers were stopped."""
+        again = f"dbha restore --undo {self.spec.run}"
+        return gone_back(failure, "going back to the old data", again, noticed=STOP_SERVERS in begun)
 
 
 def undo_plan(spec: WholeRestoreUndoSpec, site: Site, has_ended: Callable[[str], bool]) -> Plan:

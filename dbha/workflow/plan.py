@@ -44,6 +44,9 @@ class StepContext:
     guard: Callable[[], None]  # raises LeaseLostError; to be called before each effect of a long step
 
 
+Action = Callable[[StepContext], Facts]  # what a step does; it returns what later ones need to know
+
+
 def _no_intent(_: Mapping[str, Facts]) -> Facts:
     return {}
 
@@ -55,7 +58,7 @@ class Step:
 
     name: str
     title: str
-    run: Callable[[StepContext], Facts]
+    run: Action
     intent: Callable[[Mapping[str, Facts]], Facts] = _no_intent
     undo: tuple["Stage", ...] = ()
 
@@ -70,6 +73,11 @@ class Stage:
 def stage(*steps: Step) -> Stage:
     """Return a stage of these steps."""
     return Stage(steps)
+
+
+def once(name: str, title: str, act: Action, undo: Step | None = None) -> Stage:
+    """Return a stage of one step, with a step that undoes it."""
+    return stage(Step(name, title, act, undo=(stage(undo),) if undo else ()))
 
 
 @dataclass(frozen=True, slots=True)
