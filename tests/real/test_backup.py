@@ -1,12 +1,10 @@
 """Backups of a real server are whole: what they hold, what the manifest says, and where no password is."""
 
-import contextlib
 import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,6 @@ from dbha.backup.verify import verify
 from dbha.cluster.handle import Cluster
 from dbha.database import Account
 from dbha.errors import BackupFailedError
-from dbha.inventory import SshSettings
 from dbha.secrets import Secret
 from tests.real.conftest import RunningSandbox
 from tests.real.lone_server import (
@@ -39,7 +36,6 @@ from tests.real.lone_server import (
     take,
     writing_to,
 )
-from tests.real.sshd import running_sshd
 
 pytest_plugins = ("tests.real.lone_fixtures",)
 pytestmark = pytest.mark.real
@@ -166,18 +162,6 @@ def test_structure_changed_through_another_node(three: Server, tmp_path: Path) -
 
     words = fails(three, DirectoryStore(tmp_path / "s"), once(change))
     assert "the structure of nova was changed during the backup" in words
-
-
-@pytest.fixture(scope="module")
-def remote(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The same server, reached as a host of its own over SSH."""
-    with running_sshd(tmp_path_factory.mktemp("sshd")) as sshd:
-        end = sshd.endpoint
-        ssh = SshSettings(end.host, end.port, end.user, end.private_key_file, end.known_hosts_file)
-        node = replace(server.node, ssh=ssh)
-        cluster = Cluster("test", (node,), server.cluster.account)
-        with contextlib.closing(cluster):
-            yield Server(cluster, server.process)
 
 
 def test_a_backup_over_ssh(remote: Server, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Backups of a real server that fail: the cause is named, nothing is left, older ones stay; see also tests/faults."""
 
-import contextlib
 import json
 import os
 import re
@@ -9,8 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -18,10 +16,7 @@ import pytest
 from dbha.backup import pipeline
 from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.store import Status
-from dbha.cluster.handle import Cluster
-from dbha.inventory import SshSettings
 from tests.real.lone_server import PASSWORD, Server, commands, fails, no_processes, once, take
-from tests.real.sshd import running_sshd
 
 pytest_plugins = ("tests.real.lone_fixtures",)
 pytestmark = pytest.mark.real
@@ -81,18 +76,6 @@ def test_a_missing_tool(
         (tmp_path / tool).symlink_to(shutil.which(tool) or "")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "cannot start zstd: No such file or directory" in fails(server, store)
-
-
-@pytest.fixture(scope="module")
-def remote(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The same server, reached as a host of its own over SSH."""
-    with running_sshd(tmp_path_factory.mktemp("sshd")) as sshd:
-        end = sshd.endpoint
-        ssh = SshSettings(end.host, end.port, end.user, end.private_key_file, end.known_hosts_file)
-        node = replace(server.node, ssh=ssh)
-        cluster = Cluster("test", (node,), server.cluster.account)
-        with contextlib.closing(cluster):
-            yield Server(cluster, server.process)
 
 
 def test_a_failure_over_ssh_leaves_no_process(remote: Server, store: DirectoryStore) -> None:
