@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,8 +54,8 @@ class ReplayedSource:
 
     @property
     def place(self) -> Path:
-        """Where the tree is, and what is known of it. No verification ends servers there."""
-        return self.shelf.staging.with_name("points") / f"{self.backup_id}-{self.until}"
+        """Where the tree is, and what is known of it."""
+        return self.shelf.point(self.backup_id, self.until)
 
     @property
     def _tree(self) -> Path:
@@ -123,12 +122,6 @@ class ReplayedSource:
         shutil.rmtree(apart, ignore_errors=True)
         subprocess.run(("cp", "-a", "--reflink=auto", "--", tree, apart), check=True)
         return apart
-
-    def forget(self) -> None:
-        """Remove all of it; backup and archive stay."""
-        shutil.rmtree(self.place, ignore_errors=True)
-        with suppress(OSError):  # there is another one
-            self.place.parent.rmdir()
 
     def _known(self) -> ReplayedState | None:
         """Return what an earlier attempt found, if the files that belong to it are as it left them."""

@@ -3,6 +3,7 @@
 import shutil
 import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -125,10 +126,25 @@ class Shelf:
         return definitions_of(self.store, self.store.manifest(backup_id), self.identities)
 
     def forget_prepared(self, backup_id: str) -> None:
-        """Remove the prepared form of a backup, and what unfinished ones left; the backup itself stays."""
+        """Remove what was prepared of a backup, also for points in time, and what unfinished ones left of it.
+
+        The backup itself stays.
+        """
         for staging in (self.staging, self.staging / _APART):
             for place in (staging / backup_id, *staging.glob(f"{backup_id}.*.partial")):
                 shutil.rmtree(place, ignore_errors=True)
+        for place in self._points.glob(f"{backup_id}-*"):
+            shutil.rmtree(place, ignore_errors=True)
+        with suppress(OSError):  # there is none, or one of another backup
+            self._points.rmdir()
+
+    def point(self, backup_id: str, until: str) -> Path:
+        """Return where a backup is brought to a point in time. No verification ends servers there."""
+        return self._points / f"{backup_id}-{until}"
+
+    @property
+    def _points(self) -> Path:
+        return self.staging.with_name("points")
 
     def source(self, backup_id: str) -> "ShelfSource":
         """Return a backup as the source of a restore."""

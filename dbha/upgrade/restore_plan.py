@@ -147,8 +147,6 @@ class _World:
     def tidy(self, _: StepContext) -> Facts:
         """Remove what only this run needed."""
         self.shelf.forget_prepared(self.spec.backup_id)
-        if self.replayed:
-            self.replayed.forget()
         return {}
 
     def explain(self, failure: DbhaError, begun: frozenset[str]) -> DbhaError:
