@@ -22,6 +22,7 @@ from dbha.backup.node_place import NodePlace, NodePlaceError
 from dbha.backup.prepare import chain_in, in_all
 from dbha.backup.proof import (
     NotProvenError,
+    checksums_everywhere,
     forget_probe,
     prove_replication,
     prove_structure,
@@ -200,11 +201,12 @@ class WholeRestore(Directories):
         place.write_state(state)
         place.write_view(view_text(view[node.name], view.values()))
 
-    def prove(self, heads: Heads, last_gtid: int | None, *, replayed: bool = False) -> None:
-        """Prove the nodes one cluster of the new history, with one structure, that replicates.
+    def prove(self, heads: Heads, last_gtid: int | None, *, replayed: bool = False) -> int:
+        """Prove the nodes one cluster of the new history, with equal data, that replicates.
 
-        That their rows are equal was proven at the position from which they formed it. Structure and heads are those
-        of the backup, or after a replay equal on all nodes. Raises NotProvenError that names what differs.
+        Structure and heads are those of the backup, or after a replay equal on all nodes. `begin` compared the rows
+        of what was beside the old data; here those are read that the cluster serves. Returns how many tables were
+        compared. Raises NotProvenError that names what differs.
         """
         nodes, databases = self.cluster.nodes, tuple(heads)
         for state in wait_until_synced(self.cluster, nodes, _SYNCED_WITHIN_S):
@@ -222,8 +224,11 @@ class WholeRestore(Directories):
             expected = definitions_of(self.store, self.manifest, self.identities).fingerprint_of(databases)
         side_by_side(lambda node: prove_structure(self.cluster, node, heads, expected), nodes)
         require_one_count(self.cluster, nodes, last_gtid)
+        found = checksums_everywhere(self.cluster, databases, nodes)
+        require_equal(found[nodes[0].name], found)
         if versioned is not None:
             prove_replication(self.cluster, nodes[0], nodes, versioned)
+        return len(found[nodes[0].name])
 
     def _prepare_memory_bytes(self, node: Node) -> int:
         """Return half of the memory that the node's host has to spare, shared by the nodes that are on it."""

@@ -210,8 +210,8 @@ class _World:
         return {"timeline": timeline}
 
     def prove(self, context: StepContext) -> Facts:
-        self.restore(context).prove(self.spec.heads, self.last_gtid, replayed=bool(self.spec.until))
-        return {}
+        tables = self.restore(context).prove(self.spec.heads, self.last_gtid, replayed=bool(self.spec.until))
+        return {"tables": tables, "note": f"{tables} tables on {len(self.cluster.nodes)} nodes"}
 
     def reopen(self, context: StepContext) -> Facts:
         """Let the services in with their present passwords; who was locked before the restore stays locked."""
@@ -297,7 +297,7 @@ def whole_restore_plan(spec: WholeRestoreSpec, site: Site, has_ended: Callable[[
                  Step("form-undo", "stop the restored servers", world.stop)),
             stage(Step(FENCE, "keep the services out", world.fencing.up, lambda _: world.fencing.intent())),
             once("settle", "begin a new timeline", world.settle),
-            once("prove", "prove all nodes one cluster", world.prove),
+            once("prove", "prove all nodes equal", world.prove),
         ),
         finish=(
             once("reopen", "let the services in", world.reopen),
