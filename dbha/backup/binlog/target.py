@@ -72,7 +72,7 @@ def in_words(backup_id: str, to: str) -> str:
     """Return what is restored from a backup and, when `to` is a point in time, the logs after it."""
     if not to:
         return f"backup {backup_id}"
-    point = "the newest archived transaction" if to == NEWEST else f"just before {to}"
+    point = "just after the newest archived transaction" if to == NEWEST else f"just before {to}"
     return f"{point}, from backup {backup_id}"
 
 
