@@ -25,9 +25,10 @@ from tests.real.cloud import Cloud
 from tests.real.conftest import running_sandbox
 from tests.real.lone_server import Server, nothing, take
 from tests.real.places import PART_BYTES, Place, S3Bucket, SftpHost
-from tests.real.stored_backups import CONTENT, HALF, STREAM, complete, content, manifest_of, only
+from tests.real.stored_backups import HALF, STREAM, complete, content, manifest_of, only
 from tests.real.swift import SECRET_KEY
 from tests.real.test_whole_restore import PLACEMENT, STRANGER, strangers
+from tests.unit.any_backup import CONTENT
 from tests.unit.test_backup_store import DEFINITIONS, FIRST, SECOND
 
 pytest_plugins = ("tests.real.lone_fixtures", "tests.real.place_fixtures")

@@ -1,6 +1,5 @@
 """What lies in a store of objects at every moment of a backup's life."""
 
-import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,22 +9,21 @@ from dbha.backup.copy import copy_backup, needs_copy
 from dbha.backup.directory_store import DirectoryStore
 from dbha.backup.keep import UNREADABLE, KeepMark
 from dbha.backup.levels import Level
-from dbha.backup.manifest import DefinitionsFile, Manifest, StreamFile, Verdict, Verification, sealed
+from dbha.backup.manifest import Manifest, Verdict, Verification, sealed
 from dbha.backup.remote_names import WRITER, by_backup, part_of, parts_of, problem_of
 from dbha.backup.remote_store import RemoteStore
 from dbha.backup.store import Status, StoredBackup
 from dbha.backup.stored_bytes import definitions_of
 from dbha.backup.verdicts import record_verdict
-from dbha.backup.writer import Writer, this_kernel
 from dbha.errors import BackupFailedError, BusyError, FoundWrongError, UnsafeError, UsageError
+from tests.unit import any_backup
+from tests.unit.any_backup import CONTENT
 from tests.unit.memory_objects import Memory
-from tests.unit.test_backup_manifest import MANIFEST
+from tests.unit.mortal_places import NOT_RUNNING
 from tests.unit.test_backup_store import DEFINITIONS, FIRST, SECOND
 
 STREAM = b"the stream of a backup, in parts of ten bytes"
 PART_BYTES = 10
-CONTENT = DEFINITIONS.model_dump_json(by_alias=True).encode()
-NOT_RUNNING = Writer(kernel=this_kernel(), process=2**22 + 1, started=1)
 KEPT = KeepMark(backup=FIRST, kept=True, note="before the move", when=datetime(2026, 11, 23, tzinfo=UTC))
 
 
@@ -35,23 +33,11 @@ def store(memory: Memory) -> RemoteStore:
 
 
 def manifest_of(backup_id: str = FIRST, stream: bytes = STREAM) -> Manifest:
-    return MANIFEST.model_copy(
-        update={
-            "id": backup_id,
-            "stream": StreamFile(
-                stored_bytes=len(stream), raw_bytes=99, sha256=hashlib.sha256(stream).hexdigest()
-            ),
-            "definitions": DefinitionsFile(sha256=hashlib.sha256(CONTENT).hexdigest()),
-        }
-    )
+    return any_backup.manifest_of(backup_id, stream)
 
 
 def complete(store: RemoteStore | DirectoryStore, backup_id: str = FIRST, stream: bytes = STREAM) -> Manifest:
-    manifest, draft = manifest_of(backup_id, stream), store.begin(backup_id)
-    for start in range(0, len(stream), 7):
-        draft.write(stream[start : start + 7])
-    draft.publish({"definitions.json": CONTENT}, manifest)
-    return manifest
+    return any_backup.complete(store, backup_id, stream, block_bytes=7)
 
 
 def found_good(manifest: Manifest) -> Verification:
