@@ -21,20 +21,15 @@ _SYNCED_WITHIN_S = 120.0
 def server_pid(node: Node) -> int | None:
     """Return the process id of the node's server, or None when it does not run.
 
-    A process id in a file may have been given away again; the command line of the process has to name the
-    node's data directory.
+    Its file with the process id is not asked: the server empties that file for a moment while it starts, and
+    a process id that a killed server left in it may have been given away again.
     """
-    try:
-        pid = int(_pid_file(node).read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-    return pid if f"--datadir={node.datadir}" in _words(pid, "cmdline") else None
+    return next((pid for pid in _process_ids() if _is_server(_words(pid, "cmdline"), node)), None)
 
 
 def processes_of(node: Node) -> tuple[int, ...]:
     """Return the node's server and its helpers: donors, joiners, and what a killed server left of them."""
-    found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
-    return tuple(pid for pid in found if _belongs_to(pid, node))
+    return tuple(pid for pid in _process_ids() if _belongs_to(pid, node))
 
 
 def kill_node(directory: Path, name: str) -> int:
@@ -66,7 +61,7 @@ def start_node(
 def still_running(node: Node) -> None:
     """Return when the node's server runs. Raises DbhaError with its last error when it ended."""
     if server_pid(node) is None:
-        log = _pid_file(node).with_name("error.log")
+        log = Path(node.datadir).with_name("error.log")
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
         errors = [line for line in lines[-200:] if "ERROR" in line]
         raise DbhaError(
@@ -94,15 +89,25 @@ def _kill_all(node: Node) -> int:
     return len(killed)
 
 
+def _process_ids() -> tuple[int, ...]:
+    return tuple(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+
+
+def _is_server(words: tuple[str, ...], node: Node) -> bool:
+    """Return whether a command line is that of the node's server, and not of one that looks for its position."""
+    name = Path(words[0]).name if words else ""
+    return (
+        name in ("mariadbd", "mysqld")
+        and f"--datadir={node.datadir}" in words
+        and "--wsrep-recover" not in words
+    )
+
+
 def _belongs_to(pid: int, node: Node) -> bool:
     # A server of another make than ours has no mark.
     return f"{_MARK}={node.datadir}" in _words(pid, "environ") or (
         f"--datadir={node.datadir}" in _words(pid, "cmdline")
     )
-
-
-def _pid_file(node: Node) -> Path:
-    return Path(node.datadir).with_name("mariadb.pid")
 
 
 def _words(pid: int, name: str) -> tuple[str, ...]:
