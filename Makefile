@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # What the controller and the sandbox run, and what the tests and benchmarks need beside it: mydumper to compare
-# with, faketime for a clock that goes back.
+# with, faketime for a clock that goes back, prometheus for metrics and alert rules to be judged by the real one.
 PACKAGES := python3-venv mariadb-server mariadb-client mariadb-backup galera-4 socat zstd lz4 age rsync procps iproute2 \
-            openssh-server openssh-client mydumper faketime
-TOOLS := mariadbd mariadb mariadb-backup mbstream mariadb-install-db socat zstd lz4 age rsync sshd mydumper faketime
+            openssh-server openssh-client mydumper faketime prometheus
+TOOLS := mariadbd mariadb mariadb-backup mbstream mariadb-install-db socat zstd lz4 age rsync sshd mydumper faketime prometheus promtool
 MISSING = $(shell for tool in $(TOOLS); do PATH="$$PATH:/usr/sbin:/sbin" command -v $$tool >/dev/null || echo $$tool; done)
 
 .PHONY: help setup packages demo test test-quick test-real test-faults lint format docs benchmark clean

@@ -256,6 +256,24 @@ class Journal:
             ids = connection.scalars(sa.select(_runs.c.id).order_by(*newest_first).limit(limit)).all()
         return [self.run(run_id) for run_id in ids]
 
+    def last_of_each(self) -> list[RunRecord]:
+        """Return the newest run of each workflow, with its steps, in the order of the workflows' names."""
+        newest_first = (_runs.c.started.desc(), _runs.c.id.desc())
+        place = sa.func.row_number().over(partition_by=_runs.c.workflow, order_by=newest_first)
+        placed = sa.select(_runs.c.id, _runs.c.workflow, place.label("place")).subquery()
+        with self._engine.connect() as connection:
+            ids = connection.scalars(
+                sa.select(placed.c.id).where(placed.c.place == 1).order_by(placed.c.workflow)
+            ).all()
+        return [self.run(run_id) for run_id in ids]
+
+    def counts(self) -> dict[tuple[str, RunState], int]:
+        """Return how many runs there are of each workflow in each state."""
+        counted = sa.select(_runs.c.workflow, _runs.c.state, sa.func.count())
+        with self._engine.connect() as connection:
+            found = connection.execute(counted.group_by(_runs.c.workflow, _runs.c.state)).all()
+        return {(workflow, RunState(state)): count for workflow, state, count in found}
+
     def unfinished(self) -> list[RunRecord]:
         """Return the runs that have not come to an end, oldest first: in progress, cut off, or in need of a human."""
         with self._engine.connect() as connection:

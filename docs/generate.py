@@ -12,6 +12,7 @@ from dbha import errors
 from dbha.cli.main import cli
 from dbha.config import Configuration
 from dbha.errors import DbhaError
+from dbha.health.metrics import METRICS
 
 DIRECTORY = Path(__file__).parent / "reference"
 _NOTE = "<!-- Written by docs/generate.py; changes made here are lost. -->"
@@ -99,7 +100,29 @@ def exit_codes_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-PAGES = {"cli.md": cli_page, "configuration.md": configuration_page, "exit-codes.md": exit_codes_page}
+def metrics_page() -> str:
+    """Return the page about metrics, from their declarations."""
+    rows = [
+        f"| `{each.name}` | {each.kind} | {', '.join(f'`{label}`' for label in each.labels) or '-'} | {each.help} |"
+        for each in METRICS
+    ]
+    parts = [
+        _NOTE,
+        "# Metrics",
+        "What `dbha metrics` prints. Every one has the label `cluster` as well. What is not known has no sample."
+        " Those that say *whether* are 0 or 1. How to scrape them, and what is left to other exporters:"
+        " [../how-to/monitor-with-prometheus.md](../how-to/monitor-with-prometheus.md).",
+        "\n".join(["| metric | type | labels | meaning |", "|---|---|---|---|", *rows]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+PAGES = {
+    "cli.md": cli_page,
+    "configuration.md": configuration_page,
+    "exit-codes.md": exit_codes_page,
+    "metrics.md": metrics_page,
+}
 
 
 def _help_of(command: click.Command) -> str:

@@ -7,8 +7,9 @@ from enum import IntEnum
 from statistics import median
 
 from dbha.backup.estimate import in_mib, store_needs
+from dbha.backup.pruning import listed
 from dbha.backup.retention import Listed, good_ones
-from dbha.backup.store import Status
+from dbha.backup.store import Status, StoredBackup
 from dbha.config.model import BackupCheckPolicy
 
 _COMPARED = 5  # with so many before it the newest backup is compared; one odd one among them does no harm
@@ -42,6 +43,26 @@ class Known:
     backups: tuple[Listed, ...]
     sizes: Mapping[str, Sizes]
     free_bytes: int | None
+
+
+def known_of(backups: Sequence[StoredBackup], free_bytes: int | None, now: datetime) -> Known:
+    """Return what the tests look at, of what a store listed."""
+    return Known(
+        backups=listed(backups, (), now),
+        sizes={backup.id: sizes for backup in backups if (sizes := _sizes(backup))},
+        free_bytes=free_bytes,
+    )
+
+
+def _sizes(backup: StoredBackup) -> Sizes | None:
+    if (manifest := backup.manifest) is None:
+        return None
+    return Sizes(
+        kind=manifest.kind,
+        data_bytes=manifest.data_bytes,
+        raw_bytes=manifest.stream.raw_bytes,
+        stored_bytes=manifest.stream.stored_bytes,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,7 @@ from datetime import UTC, datetime
 
 import click
 
-from dbha.backup.checks import Known, Result, Sizes, check, nagios_line, worst
-from dbha.backup.pruning import listed
-from dbha.backup.store import StoredBackup
+from dbha.backup.checks import Result, check, known_of, nagios_line, worst
 from dbha.cli.app import App
 from dbha.cli.options import json_option, store_option
 from dbha.errors import ConfigurationError, DbhaError, UnreachableError, UsageError
@@ -59,23 +57,7 @@ def _results(app: App, store_name: str) -> tuple[Result, ...]:
         raise UnreachableError(
             f"the backup store cannot be read: {error}", hint="dbha backup list"
         ) from error
-    known = Known(
-        backups=listed(backups, (), now),
-        sizes={backup.id: sizes for backup in backups if (sizes := _sizes(backup))},
-        free_bytes=free_bytes,
-    )
-    return check(known, app.configuration.backup.check, now)
-
-
-def _sizes(backup: StoredBackup) -> Sizes | None:
-    if (manifest := backup.manifest) is None:
-        return None
-    return Sizes(
-        kind=manifest.kind,
-        data_bytes=manifest.data_bytes,
-        raw_bytes=manifest.stream.raw_bytes,
-        stored_bytes=manifest.stream.stored_bytes,
-    )
+    return check(known_of(backups, free_bytes, now), app.configuration.backup.check, now)
 
 
 def _as_json(result: Result) -> dict[str, object]:

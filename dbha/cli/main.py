@@ -15,6 +15,7 @@ from dbha.cli import (
     check,
     cluster,
     database,
+    metrics,
     release,
     restore,
     runs,
@@ -44,7 +45,9 @@ def cli(app: App, config: Path | None) -> None:
     app.configuration_argument = config
 
 
-for module in (check, status, sandbox, cluster, database, release, sync, backup, restore, upgrade, runs, sql):
+for module in (
+    check, status, metrics, sandbox, cluster, database, release, sync, backup, restore, upgrade, runs, sql
+):  # fmt: skip
     cli.add_command(module.command)
 
 

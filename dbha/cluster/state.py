@@ -40,6 +40,7 @@ class NodeState:
     cluster_size: int | None = None
     last_committed: int | None = None
     receive_queue: int | None = None
+    flow_control_paused_s: float | None = None  # since the server started
     desynced: bool = False
     read_only: bool = False
     rejects_queries: bool = False
@@ -56,6 +57,7 @@ def parse_state(
     """
     told = _by_name(status) | _by_name(variables)
     uuid = told.get("wsrep_cluster_state_uuid", "")
+    paused_ns = _number(told, "wsrep_flow_control_paused_ns")
     return NodeState(
         name=node.name,
         address=node.address,
@@ -72,6 +74,7 @@ def parse_state(
         cluster_size=_number(told, "wsrep_cluster_size"),
         last_committed=_number(told, "wsrep_last_committed"),
         receive_queue=_number(told, "wsrep_local_recv_queue"),
+        flow_control_paused_s=paused_ns / 1e9 if paused_ns is not None else None,
         desynced=told.get("wsrep_desync") == "ON" or (_number(told, "wsrep_desync_count") or 0) > 0,
         read_only=told.get("read_only", "OFF") not in ("OFF", "0"),  # newer servers know more than ON
         rejects_queries=told.get("wsrep_reject_queries", "NONE") != "NONE",

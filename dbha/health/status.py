@@ -8,24 +8,11 @@ from typing import Any
 from dbha.backup.store import StoredBackup, complete_ones
 from dbha.cluster.assess import Verdict
 from dbha.cluster.desync import Desynced, left_behind
-from dbha.cluster.fence import accounts_writing_to
-from dbha.cluster.home import current_timeline
 from dbha.errors import DbhaError, UnreachableError
-from dbha.heads import Heads
+from dbha.health.inside import ServiceStatus, ask_inside
 from dbha.inventory import Node
 from dbha.journal import RunRecord, RunState
-from dbha.schema.migration_account import PREFIX
 from dbha.upgrade.site import Site
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceStatus:
-    """A service as the cluster has it now."""
-
-    name: str
-    release: str
-    heads: Heads
-    fenced: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +76,10 @@ def _last_backup(site: Site) -> tuple[StoredBackup | None, str]:
 
 def _ask(site: Site, node: Node) -> tuple[str | None, tuple[ServiceStatus, ...]]:
     try:
-        releases, heads = site.releases_now(node), site.heads_now(node)
-        with site.cluster.session(
-            node, read_timeout_s=site.configuration.limits.observe_timeout_s
-        ) as session:
-            timeline = current_timeline(session)
-            fenced = {
-                name: [
-                    account.locked
-                    for account in accounts_writing_to(session, service.database_names)
-                    if not account.user.startswith(PREFIX)
-                ]
-                for name, service in site.services.items()
-            }
+        found = ask_inside(site, node, site.configuration.limits.observe_timeout_s)
     except DbhaError:  # the verdict says what is wrong with the node; the services are simply not known
         return None, ()
-    return timeline, tuple(
-        ServiceStatus(name, releases[name], heads[name], fenced=bool(fenced[name]) and all(fenced[name]))
-        for name in site.services
-    )
+    return found.timeline, found.services
 
 
 def status_as_json(status: ClusterStatus) -> dict[str, Any]:

@@ -251,3 +251,17 @@ def test_a_state_directory_that_cannot_be_made_is_a_configuration_error(tmp_path
     with pytest.raises(ConfigurationError) as refused:
         Journal(tmp_path / "state" / "journal.sqlite")
     assert "File exists" in refused.value.problems[0]
+
+
+def test_runs_are_counted_and_the_newest_of_each_workflow_found_among_thousands(journal: Journal) -> None:
+    with journal._engine.begin() as connection:
+        connection.exec_driver_sql(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)"
+            " INSERT INTO runs SELECT printf('r%05d', i), CASE WHEN i % 3 THEN 'backup' ELSE 'prune' END, '{}',"
+            " 'done', 'c', '1', printf('2026-01-%02dT00:00:00+00:00', 1 + i / 400), '2026-02-01', '' FROM n"
+        )
+    last = journal.start_run("prune", {}, version="1")
+    assert journal.counts() == {
+        ("backup", RunState.DONE): 6667, ("prune", RunState.DONE): 3333, ("prune", RunState.RUNNING): 1,
+    }  # fmt: skip
+    assert [record.id for record in journal.last_of_each()] == ["r10000", last]

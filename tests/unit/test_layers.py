@@ -23,6 +23,7 @@ ONE_PLACE = {
     "ansible_runner": "dbha.ansible",
     "pymysql": "dbha.database",
     "botocore": "dbha.backup.s3_objects",
+    "prometheus_client": "dbha.health.exposition",
 }
 
 # Programs: they are started, never called by other modules, and so may end their process.
