@@ -20,6 +20,7 @@ from dbha.cli import (
     restore,
     runs,
     sandbox,
+    serve,
     sql,
     status,
     sync,
@@ -46,7 +47,7 @@ def cli(app: App, config: Path | None) -> None:
 
 
 for module in (
-    check, status, metrics, sandbox, cluster, database, release, sync, backup, restore, upgrade, runs, sql
+    check, status, metrics, serve, sandbox, cluster, database, release, sync, backup, restore, upgrade, runs, sql
 ):  # fmt: skip
     cli.add_command(module.command)
 

@@ -242,6 +242,26 @@ class Limits(Section):
     lease_ttl_s: PositiveFloat = 30
 
 
+class ServePolicy(Section):
+    """Where `dbha serve` listens, and how often it looks at what."""
+
+    address: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 9178
+    nodes_interval_s: Annotated[float, Field(ge=0.1)] = 1
+    cluster_interval_s: Annotated[float, Field(ge=0.1)] = 5
+    backups_interval_s: Annotated[float, Field(ge=0.1)] = 120
+    observe_timeout_s: PositiveFloat = 2
+    stale_after_s: PositiveFloat = 10
+
+    @model_validator(mode="after")
+    def _leaves_time_to_look(self) -> Self:
+        if self.stale_after_s <= self.nodes_interval_s + self.observe_timeout_s:
+            raise ValueError(
+                "stale_after_s must be more than nodes_interval_s and observe_timeout_s together"
+            )
+        return self
+
+
 class SecretPolicy(Section):
     """The file that holds the passwords: YAML of mode 0600, plain or made by ansible-vault.
 
@@ -266,6 +286,7 @@ class Configuration(Section):
     backup: BackupPolicy
     upgrade: UpgradePolicy = UpgradePolicy()
     limits: Limits = Limits()
+    serve: ServePolicy = ServePolicy()
 
     def services_policy(self, service: str) -> ServicePolicy:
         """Return the policy of a service by its name. Raises KeyError for one that is not configured."""

@@ -1,6 +1,6 @@
 """The state of a cluster in one value: what `dbha status` prints and monitoring reads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -84,25 +84,12 @@ def _ask(site: Site, node: Node) -> tuple[str | None, tuple[ServiceStatus, ...]]
 
 def status_as_json(status: ClusterStatus) -> dict[str, Any]:
     """Return the status in the shape of the `--json` contract (design section 5)."""
-    judged = {node.name: node for node in status.verdict.nodes}
     return {
         "cluster": status.cluster,
         "timeline": status.timeline,
         "verdict": status.verdict.level,
         "reasons": list(status.verdict.reasons),
-        "nodes": [
-            {
-                "name": node.name,
-                "address": node.address,
-                "port": node.port,
-                "state": judged[node.name].state,
-                "synced": judged[node.name].synced,
-                "view_agrees": judged[node.name].view_agrees,
-                "writer": node.name == status.verdict.writer,
-                "why": judged[node.name].why,
-            }
-            for node in status.nodes
-        ],
+        "nodes": nodes_as_json(status.nodes, status.verdict),
         "services": [
             {
                 "name": service.name,
@@ -118,6 +105,25 @@ def status_as_json(status: ClusterStatus) -> dict[str, Any]:
         "interrupted_run": _run(status.interrupted_run),
         "left_desynced": [{"node": each.node, "run": each.run_id} for each in status.left_desynced],
     }
+
+
+def nodes_as_json(nodes: Sequence[Node], verdict: Verdict) -> list[dict[str, Any]]:
+    """Return the nodes in the shape of the `--json` contract."""
+    judged = {node.name: node for node in verdict.nodes}
+    return [
+        {
+            "name": node.name,
+            "address": node.address,
+            "port": node.port,
+            "state": judged[node.name].state,
+            "synced": judged[node.name].synced,
+            "view_agrees": judged[node.name].view_agrees,
+            "serves": judged[node.name].serves,
+            "writer": node.name == verdict.writer,
+            "why": judged[node.name].why,
+        }
+        for node in nodes
+    ]
 
 
 def backup_as_json(backup: StoredBackup) -> dict[str, Any]:

@@ -29,7 +29,6 @@ NOT_YET = {
     "dbha cluster start",
     "dbha cluster stop",
     "dbha schema",
-    "dbha serve",
     "dbha upgrade rehearse",
 }
 

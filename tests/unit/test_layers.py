@@ -24,6 +24,8 @@ ONE_PLACE = {
     "pymysql": "dbha.database",
     "botocore": "dbha.backup.s3_objects",
     "prometheus_client": "dbha.health.exposition",
+    "starlette": "dbha.serve.web",
+    "uvicorn": "dbha.serve.web",
 }
 
 # Programs: they are started, never called by other modules, and so may end their process.

@@ -1,0 +1,1 @@
+"""The serving process: observes at a steady pace, and answers from what was observed last."""
