@@ -15,6 +15,7 @@ import pytest
 from dbha.sandbox import kill_node, up
 from tests.real.commands import DBHA
 from tests.real.conftest import RunningSandbox
+from tests.real.prometheus import prometheus
 from tests.real.served import Served, served
 from tests.real.test_observe import frozen
 
@@ -149,6 +150,30 @@ def test_systemd_is_told_and_sigterm_ends_it_cleanly(sandbox: RunningSandbox, tm
             while said != b"STOPPING=1":
                 said = systemd.recv(4096)
     assert "Traceback" not in found.log
+
+
+@pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="prometheus is not installed: no alert is seen to fire"
+)
+def test_a_real_prometheus_raises_the_alarm_and_clears_it(
+    well: Served, sandbox: RunningSandbox, tmp_path: Path
+) -> None:
+    with prometheus(tmp_path, well.port) as watcher:
+        watcher.until("DbhaBackupTooOld", fires=True)  # there is none
+        assert not watcher.firing() & {"DbhaClusterDegraded", "DbhaNodeUnreachable", "DbhaObservationFails"}
+        kill_node(sandbox.directory, "node3")
+        watcher.until("DbhaNodeUnreachable", fires=True)
+        watcher.until("DbhaClusterDegraded", fires=True)
+        (alert,) = watcher.query('ALERTS{alertname="DbhaNodeUnreachable"}')
+        assert (alert["node"], alert["severity"], alert["cluster"]) == ("node3", "warning", "sandbox")
+        up(sandbox.directory)
+        watcher.until("DbhaNodeUnreachable", fires=False)
+        watcher.until("DbhaClusterDegraded", fires=False)
+        dbha(sandbox, "backup", "create", "--verify", "hash")
+        watcher.until("DbhaBackupTooOld", fires=False)
+        well.configure("backup", check={"warning_age_h": 1e-5, "critical_age_h": 2e-5})
+        well.reload("backup.check.critical_age_h: ")
+        watcher.until("DbhaBackupTooOld", fires=True)
 
 
 def timed(act: Callable[[], object]) -> float:
