@@ -13,7 +13,7 @@ from dbha.backup.definitions import plain_sql_mode
 from dbha.backup.encryption import NO_IDENTITIES, Identities, decrypted
 from dbha.backup.manifest import AccountsFile, Manifest, Record, canonical
 from dbha.backup.store import Store
-from dbha.database import Session, SqlError, identifier, literal
+from dbha.database import Session, SqlError, identified_by, identifier, literal
 from dbha.errors import DbhaError
 from dbha.secrets import Secret
 
@@ -225,7 +225,7 @@ def _create(account: RecordedAccount, password: Secret | None) -> str:
     lock = " ACCOUNT LOCK" if account.locked else ""
     return (
         f"CREATE USER IF NOT EXISTS {literal(account.user)}@{literal(account.host)}"
-        f" IDENTIFIED BY {literal(password.reveal())}{lock}"
+        f" {identified_by(password)}{lock}"
     )
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from dbha.cluster.fence import end_connections
 from dbha.cluster.handle import Cluster
-from dbha.database import Account, literal
+from dbha.database import Account, identified_by, literal
 from dbha.inventory import Node
 from dbha.schema.provision import grant_pattern
 from dbha.secrets import Secret
@@ -30,7 +30,7 @@ def migration_account(
     name = _sql_name(service.name)
     guard()
     with cluster.session(node) as session:
-        session.execute(f"CREATE USER {name} IDENTIFIED BY {literal(account.password.reveal())}")
+        session.execute(f"CREATE USER {name} {identified_by(account.password)}")
         for database in service.databases:
             session.execute(f"GRANT ALL PRIVILEGES ON {grant_pattern(database.name)}.* TO {name}")
     try:

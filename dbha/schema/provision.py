@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dbha.cluster.fence import ServiceAccount, accounts_writing_to
 from dbha.cluster.handle import Cluster
-from dbha.database import AccessDeniedError, Account, Session, connect, identifier, literal
+from dbha.database import AccessDeniedError, Account, Session, connect, identified_by, identifier, literal
 from dbha.inventory import Node
 from dbha.secrets import Secret
 from dbha.services import Database, Service
@@ -66,10 +66,10 @@ def _make_account(session: Session, node: Node, service: Service, password: Secr
     )
     changed = False
     if not locked:
-        session.execute(f"CREATE USER {account} IDENTIFIED BY {literal(password.reveal())}")
+        session.execute(f"CREATE USER {account} {identified_by(password)}")
         changed = True
     elif not locked[0]["locked"] and not _may_enter(node, Account(service.account, password)):
-        session.execute(f"ALTER USER {account} IDENTIFIED BY {literal(password.reveal())}")
+        session.execute(f"ALTER USER {account} {identified_by(password)}")
         changed = True
     for database in service.databases:
         if not _has_rights(session, service.account, database.name):
