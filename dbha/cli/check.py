@@ -1,7 +1,10 @@
 """`dbha check`: is everything there that the other verbs need?"""
 
+import os
 import shutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -55,7 +58,9 @@ def command(app: App, as_json: bool) -> int:
 
 
 def _found(tool: str) -> bool:
-    return shutil.which(tool) is not None or shutil.which(tool, path="/usr/sbin:/usr/local/sbin") is not None
+    beside = Path(sys.executable).parent  # where dbha itself looks for Ansible: few have it on their path
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", str(beside)))
+    return shutil.which(tool, path=path) is not None
 
 
 def _host(app: App, name: str) -> str:
