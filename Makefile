@@ -5,13 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # What the controller and the sandbox run, and what the tests and benchmarks need beside it: mydumper to compare
-# with, faketime for a clock that goes back, prometheus for metrics and alert rules to be judged by the real one.
+# with, faketime for a clock that goes back, prometheus for metrics and alert rules to be judged by the real one,
+# debootstrap and systemd-container for the hosts of tests/hosts.
 PACKAGES := python3-venv mariadb-server mariadb-client mariadb-backup galera-4 socat zstd lz4 age rsync procps iproute2 \
-            openssh-server openssh-client mydumper faketime prometheus
-TOOLS := mariadbd mariadb mariadb-backup mbstream mariadb-install-db socat zstd lz4 age rsync sshd mydumper faketime prometheus promtool
+            openssh-server openssh-client mydumper faketime prometheus debootstrap systemd-container
+TOOLS := mariadbd mariadb mariadb-backup mbstream mariadb-install-db socat zstd lz4 age rsync sshd mydumper faketime prometheus promtool \
+         debootstrap systemd-nspawn
 MISSING = $(shell for tool in $(TOOLS); do PATH="$$PATH:/usr/sbin:/sbin" command -v $$tool >/dev/null || echo $$tool; done)
 
-.PHONY: help setup packages demo test test-quick test-real test-faults lint format docs benchmark clean
+.PHONY: help setup packages demo test test-quick test-real test-faults test-hosts lab lab-down lint format docs benchmark clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 24
@@ -41,7 +43,7 @@ $(VENV)/installed: pyproject.toml
 demo: setup ## the main job on a real three-node cluster on this machine
 	@$(BIN)/python -m dbha.sandbox.demo
 
-test: setup lint test-quick test-real ## everything: lint, types, quick tests, tests on real servers
+test: setup lint test-quick test-real test-hosts ## everything: lint, types, quick tests, tests on real servers
 
 test-quick: $(VENV)/installed
 	$(BIN)/python -m pytest tests/unit tests/crash -n 2
@@ -51,6 +53,16 @@ test-real: $(VENV)/installed
 
 test-faults: $(VENV)/installed ## the fault matrix of backups, on a real cluster
 	$(BIN)/python -m pytest tests/faults
+
+# Two minutes more the first time, for the image that hosts are made of. Skipped where a machine cannot have hosts.
+test-hosts: $(VENV)/installed ## real hosts with systemd on this machine, as root
+	$(BIN)/python -m pytest tests/hosts
+
+lab: setup ## three hosts with systemd and sshd on this machine, to try dbha on; HOSTS=5 for more
+	@$(BIN)/python -m tests.hosts up $(or $(HOSTS),3)
+
+lab-down: $(VENV)/installed ## remove them
+	@$(BIN)/python -m tests.hosts down
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -226,11 +226,11 @@ def wait_until(happened: Callable[[], object]) -> None:
 def test_a_service_manager_that_is_not_supported_is_said(tmp_path: Path) -> None:
     hosts = inventory(tmp_path)
     hosts.write_text(hosts.read_text().replace("all:", "galera:"))
-    with pytest.raises(PlaybookError, match="must be one of: process, got: systemd"):
+    with pytest.raises(PlaybookError, match="must be one of: process, systemd, got: upstart"):
         run_playbook(
             "start",
             inventory=hosts,
             run_directory=tmp_path / "run",
-            variables={"mariadb_service_manager": "systemd"},
+            variables={"mariadb_service_manager": "upstart"},
             secrets={},
         )

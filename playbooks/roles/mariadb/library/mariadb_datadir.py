@@ -2,6 +2,7 @@
 
 import base64
 import os
+import pwd
 import shutil
 import subprocess
 from pathlib import Path
@@ -93,6 +94,11 @@ def fill_holes(path: Path) -> None:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
+def group_of(user: str) -> int:
+    """Return the group of an account of the operating system."""
+    return pwd.getpwnam(user).pw_gid
+
+
 def lay_down(parameters: dict[str, Any]) -> None:
     """Unpack the seed beside its place and move it in, the state file last."""
     datadir = Path(parameters["datadir"])
@@ -102,7 +108,7 @@ def lay_down(parameters: dict[str, Any]) -> None:
     unpack(parameters["seed"], new, parameters["identity"], parameters["members"])
     if os.geteuid() == 0:
         for path in [datadir, new, *new.rglob("*")]:
-            shutil.chown(path, parameters["user"])
+            shutil.chown(path, parameters["user"], group_of(parameters["user"]))
     for entry in sorted(new.iterdir(), key=lambda each: each.name == STATE):
         shutil.rmtree(datadir / entry.name, ignore_errors=True)
         entry.rename(datadir / entry.name)

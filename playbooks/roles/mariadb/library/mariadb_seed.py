@@ -66,6 +66,7 @@ def install_argv(defaults_file: str, datadir: str, user: str) -> list[str]:
     return [
         "mariadb-install-db", f"--defaults-file={defaults_file}", f"--datadir={datadir}", "--skip-test-db",
         "--auth-root-authentication-method=socket", f"--auth-root-socket-user={user}",
+        "--force",  # also on a host that cannot look its own name up: no account has a host's name
         *([f"--user={user}"] if os.geteuid() == 0 else []),
     ]  # fmt: skip
 
@@ -91,6 +92,12 @@ def account_sql(account: str, password: str) -> str:
     )
 
 
+def client_argv(socket: str, user: str) -> list[str]:
+    """Return the client's command; who enters by the socket is an account of the operating system."""
+    account = "root" if os.geteuid() == 0 else user
+    return ["mariadb", "--no-defaults", f"--socket={socket}", f"--user={account}"]
+
+
 def run(argv: list[str], step: str, stdin: str = "") -> None:
     """Run a command to its end. Raises SeedError with its last words."""
     done = subprocess.run(
@@ -103,7 +110,7 @@ def run(argv: list[str], step: str, stdin: str = "") -> None:
 
 def wait_until_ready(server: "subprocess.Popen[bytes]", socket: str, user: str, timeout_s: int) -> None:
     """Return when the server takes writes. Raises SeedError when it ends, or takes too long."""
-    argv = ["mariadb", "--no-defaults", f"--socket={socket}", f"--user={user}", "-NBe"]
+    argv = [*client_argv(socket, user), "-NBe"]
     deadline = time.monotonic() + timeout_s
     while True:
         if Path(socket).exists():
@@ -128,7 +135,7 @@ def fill(parameters: dict[str, object], datadir: Path, scratch: Path) -> None:
         try:
             wait_until_ready(server, socket, user, int(str(parameters["timeout_s"])))
             sql = account_sql(str(parameters["admin_account"]), str(parameters["admin_password"]))
-            run(["mariadb", "--no-defaults", f"--socket={socket}", f"--user={user}"], "the client", sql)
+            run(client_argv(socket, user), "the client", sql)
             server.send_signal(signal.SIGTERM)
             if server.wait(int(str(parameters["timeout_s"]))) != 0:
                 raise SeedError(f"the seed's server stopped with {server.returncode}")
