@@ -106,8 +106,7 @@ class Serving:
         watch = self._new_watch(site, old_watch.observation)
         watch.start()
         self._configured, self._site, self._watch = new, site, watch
-        old_watch.stop()
-        old_site.close()
+        old_watch.stop(then=old_site.close)  # a look that is not back yet still uses its connections
 
     def _ask(self, question: Callable[..., Answer]) -> Answer:
         stale_after_s = self._site.configuration.serve.stale_after_s

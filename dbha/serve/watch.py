@@ -2,11 +2,13 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dbha.health.board import Board, Part
 from dbha.health.observation import Look, Observation
+
+_NOT_FOR_EVER_S = 1.0
 
 
 class Watch:
@@ -21,6 +23,7 @@ class Watch:
         self._parts = parts
         self._stop = threading.Event()
         self._first = threading.Event()
+        self._threads: list[threading.Thread] = []
         self._looked_s = time.monotonic()
 
     @property
@@ -37,15 +40,23 @@ class Watch:
         """Begin to look; others begin once the nodes were seen, since they ask the writer."""
         for number, part in enumerate(self._parts):
             name = f"watch {part.name}"
-            threading.Thread(target=self._keep, args=(part, number == 0), name=name, daemon=True).start()
+            thread = threading.Thread(target=self._keep, args=(part, number == 0), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
-    def stop(self) -> None:
-        """End the threads, each once its look has come back; waits for none."""
+    def stop(self, then: Callable[[], None] = lambda: None) -> None:
+        """End the threads, each once its look has come back, and do something `then`; waits for none."""
         self._stop.set()
+        threading.Thread(target=self._end, args=(then,), name="watch end", daemon=True).start()
+
+    def _end(self, then: Callable[[], None]) -> None:
+        for thread in self._threads:
+            thread.join()
+        then()
 
     def _keep(self, part: Part, is_first: bool) -> None:
-        if not is_first:
-            self._first.wait()
+        while not (is_first or self._first.wait(_NOT_FOR_EVER_S) or self._stop.is_set()):
+            pass
         next_s = time.monotonic()
         while not self._stop.wait(max(0.0, next_s - time.monotonic())):
             self._board.look(part)

@@ -73,6 +73,11 @@ class _Impatient(H11Protocol):
             self.transport.close()
 
 
+def as_header(words: str) -> str:
+    """Return words as the value of a header: what a client put into them cannot begin another one."""
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in " ".join(words.split()))[:500]
+
+
 async def _index(_: Request) -> Response:
     return PlainTextResponse(_INDEX)
 
@@ -91,7 +96,7 @@ def _answer_route(ask: Ask) -> Callable[[Request], object]:
         why = str(answer.body.get("why") or "")
         headers = {"cache-control": "no-store"}
         if why:  # HAProxy logs headers, never bodies
-            headers["x-dbha-why"] = why.encode("ascii", "replace").decode().replace("\n", " ")[:500]
+            headers["x-dbha-why"] = as_header(why)
         return JSONResponse(answer.body, answer.status, headers=headers)
 
     return respond

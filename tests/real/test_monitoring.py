@@ -107,6 +107,7 @@ def test_it_stays_up_under_load_and_nonsense(well: Served) -> None:
             b"\0\xff" * 500,
             b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000,
             b"GET /../../etc/passwd HTTP/1.0\r\n\r\n",
+            b"GET /ready/%0d%0aX-Evil:%00 HTTP/1.0\r\n\r\n",
         ):
             with socket.create_connection(("127.0.0.1", well.port)) as client:
                 client.settimeout(10)
@@ -171,6 +172,7 @@ def test_a_real_prometheus_raises_the_alarm_and_clears_it(
         watcher.until("DbhaClusterDegraded", fires=False)
         dbha(sandbox, "backup", "create", "--verify", "hash")
         watcher.until("DbhaBackupTooOld", fires=False)
+        )
         well.configure("backup", check={"warning_age_h": 1e-5, "critical_age_h": 2e-5})
         well.reload("backup.check.critical_age_h: ")
         watcher.until("DbhaBackupTooOld", fires=True)

@@ -21,6 +21,7 @@ from dbha.serve.notify import Notifier
 from dbha.serve.process import listen
 from dbha.serve.serving import Serving
 from dbha.serve.watch import Watch
+from dbha.serve.web import as_header
 from dbha.upgrade.site import Site as RealSite
 from tests.unit.backup_site import Site
 
@@ -69,13 +70,27 @@ def test_what_an_old_generation_still_sees_is_not_used() -> None:
     old.start()
     new = Watch(old.observation, [nodes, saying("archive", "new"), saying("store:local", "new")])
     new.start()
-    old.stop()
+    closed: list[bool] = []
+    old.stop(then=lambda: closed.append(True))
     until(lambda: new.observation.archive.problem == "new")
+    assert not closed
     hanging.set()
-    time.sleep(0.1)
+    until(lambda: bool(closed))
     assert new.observation.archive.problem == "new"
     assert list(new.observation.stores) == ["local"]
     new.stop()
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ("the writer is node1", "the writer is node1"),
+        ("a\r\nX-Evil: 1\0", "a X-Evil: 1?"),
+        ("né" * 900, "n?" * 250),
+    ],
+)
+def test_nobody_writes_headers_of_his_own(words: str, value: str) -> None:
+    assert as_header(words) == value
 
 
 @pytest.fixture
