@@ -18,6 +18,7 @@ from tests.real.conftest import RunningSandbox
 from tests.real.prometheus import prometheus
 from tests.real.served import Served, served
 from tests.real.test_observe import frozen
+from tests.unit.test_dashboard import queries
 
 pytestmark = pytest.mark.real
 
@@ -172,6 +173,8 @@ def test_a_real_prometheus_raises_the_alarm_and_clears_it(
         watcher.until("DbhaClusterDegraded", fires=False)
         dbha(sandbox, "backup", "create", "--verify", "hash")
         watcher.until("DbhaBackupTooOld", fires=False)
+        assert not [query for query in queries("sandbox") if not watcher.query(query)], (
+            "every panel shows something"
         )
         well.configure("backup", check={"warning_age_h": 1e-5, "critical_age_h": 2e-5})
         well.reload("backup.check.critical_age_h: ")
