@@ -27,8 +27,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dbha.backup.node_server import end_servers, first_errors, hand_over
 from dbha.host import boot_id, taken_along
+from dbha.node_server import end_servers, first_errors, hand_over
 
 SOCKET = "dbha-begin.sock"  # in the data directory, as the path of a socket must be short
 STATE, VIEW, CACHE = "grastate.dat", "gvwstate.dat", "galera.cache"

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from dbha.backup.sent_program import SentProgram
 from dbha.cluster.saved_state import SavedState
 from dbha.database import Account
 from dbha.errors import DbhaError
 from dbha.transport import RunningCommand, Transport, deadline
+from dbha.transport.sent_program import SentProgram
 
-PROGRAM = SentProgram(("dbha.host", "dbha.backup.node_server", "dbha.backup.begin_program"))
+PROGRAM = SentProgram(("dbha.host", "dbha.node_server", "dbha.backup.begin_program"))
 
 OnTables = Callable[[int, int], None]  # tables read, tables in all
 

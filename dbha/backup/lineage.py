@@ -16,7 +16,6 @@ import uuid
 from dataclasses import dataclass
 
 from dbha.backup.manifest import Origin
-from dbha.backup.sent_program import SentProgram
 from dbha.backup.tablespaces import local_session
 from dbha.backup.tool_files import series_of
 from dbha.cluster.handle import Cluster
@@ -24,6 +23,7 @@ from dbha.cluster.home import DATABASE, ensure_home
 from dbha.database import Session
 from dbha.errors import BackupFailedError
 from dbha.inventory import Node
+from dbha.transport.sent_program import SentProgram
 
 PROGRAM = SentProgram(("dbha.backup.node_pages",))
 _TABLE = "data_directory_mark"

@@ -14,13 +14,13 @@ from pydantic import Field
 
 from dbha.backup.manifest import Record
 from dbha.backup.node_program import OPTIONS_FD, REPORT_MARK
-from dbha.backup.sent_program import SentProgram
 from dbha.backup.tool_files import INFO_FILES
 from dbha.config.model import BackupPolicy
 from dbha.database import Account
 from dbha.errors import UnreachableError
 from dbha.inventory import Node
 from dbha.transport import RunningCommand, deadline
+from dbha.transport.sent_program import SentProgram
 
 PROGRAM = SentProgram(("dbha.backup.node_program",))
 READ_BYTES = 1 << 20

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dbha.backup.node_server import servers_on
 from dbha.backup.prepared import MARKER
 from dbha.backup.private_server import PrivateServerError, donors_options, server_argv, wait_for
 from dbha.cluster.saved_state import STATE_FILE
 from dbha.errors import BusyError, DbhaError, UnsafeError, UsageError
+from dbha.node_server import servers_on
 
 MARK = "DBHA-PRIVATE-COPY.txt"
 _POOL_BYTES = 64 << 20

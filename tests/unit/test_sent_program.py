@@ -8,7 +8,7 @@ import pytest
 
 from dbha.backup import first_start, lineage, pipeline
 from dbha.backup.binlog import replay
-from dbha.backup.sent_program import SentProgram
+from dbha.transport.sent_program import SentProgram
 
 SENT = {
     "backup": pipeline.PROGRAM,

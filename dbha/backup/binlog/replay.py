@@ -19,11 +19,11 @@ from typing import IO, Any
 from dbha.backup.binlog.gtid import Gtid, latest, parse_gtids
 from dbha.backup.binlog.replay_plan import ReplayPlan, Segment, cut_after
 from dbha.backup.children import start
-from dbha.backup.sent_program import SentProgram
 from dbha.errors import DbhaError, UnsafeError
 from dbha.transport import RunningCommand, Transport
+from dbha.transport.sent_program import SentProgram
 
-PROGRAM = SentProgram(("dbha.host", "dbha.backup.node_server", "dbha.backup.binlog.replay_program"))
+PROGRAM = SentProgram(("dbha.host", "dbha.node_server", "dbha.backup.binlog.replay_program"))
 _BLOCK_BYTES = 1 << 20
 _LAST_WORDS_BYTES = 400
 

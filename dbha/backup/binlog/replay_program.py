@@ -25,8 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from dbha.backup.node_server import end_servers, first_errors, hand_over
 from dbha.host import boot_id, taken_along
+from dbha.node_server import end_servers, first_errors, hand_over
 
 LOG = "dbha-replay"  # of the binary logs, and of all that the server leaves beside the data
 BORDER = b"/*!*/;\n"  # ends each statement that mariadb-binlog prints

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 
-from dbha.transport import RunningCommand, Transport
+from dbha.transport.base import RunningCommand, Transport
 
 # A module that is there already is taken by `import` as it is, whatever packages its name is in.
 _LOADER = """
