@@ -20,6 +20,8 @@ VARIABLES_QUERY = (
 )
 
 _BETWEEN_LOOKS_S = 0.2
+_SETTLES_WITHIN_S = 15.0  # twice as long as members wait by default before they drop one that is silent
+_BETWEEN_SETTLING_S = 0.5
 
 
 def observe(cluster: Cluster, timeout_s: float) -> tuple[NodeState, ...]:
@@ -38,6 +40,24 @@ def observe(cluster: Cluster, timeout_s: float) -> tuple[NodeState, ...]:
     time.sleep(_BETWEEN_LOOKS_S)
     again = {state.name: state for state in _look(cluster, answered, left_s)}
     return tuple(again.get(state.name, state) for state in first)
+
+
+def observe_settled(cluster: Cluster, timeout_s: float) -> tuple[NodeState, ...]:
+    """Return the states once no component counts a node that is silent, or after 15 s.
+
+    For some seconds after nodes were lost the others count them still, and nobody knows who keeps a quorum.
+    """
+    deadline_s = time.monotonic() + _SETTLES_WITHIN_S
+    while _counts_the_silent(states := observe(cluster, timeout_s)) and time.monotonic() < deadline_s:
+        time.sleep(_BETWEEN_SETTLING_S)
+    return states
+
+
+def _counts_the_silent(states: Sequence[NodeState]) -> bool:
+    answering = sum(state.reachable for state in states)
+    return answering < len(states) and any(
+        state.cluster_status == PRIMARY and (state.cluster_size or 0) > answering for state in states
+    )
 
 
 def _views_differ(states: Sequence[NodeState]) -> bool:

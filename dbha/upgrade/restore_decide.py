@@ -45,7 +45,7 @@ def decide_whole(
         chain[-1],
         cluster.nodes,
         hosts,
-        site.observe(),
+        site.observe_settled(),
         accept_missing=accept_missing,
         bases=chain[:-1],
         replay_bytes=point.plan.size_bytes if point else 0,

@@ -17,7 +17,7 @@ from dbha.backup.tools_here import tools_for
 from dbha.cluster.assess import Verdict, assess
 from dbha.cluster.handle import Cluster, side_by_side
 from dbha.cluster.home import recorded_releases
-from dbha.cluster.observe import observe
+from dbha.cluster.observe import observe, observe_settled
 from dbha.cluster.state import NodeState
 from dbha.config import Configuration, SecretSource, ServicePolicy
 from dbha.config.model import EnvironmentRunner, HostRunner, PrefixRunner
@@ -86,6 +86,10 @@ class Site:
     def observe(self) -> tuple[NodeState, ...]:
         """Return what the nodes say now."""
         return observe(self.cluster, timeout_s=self.configuration.limits.observe_timeout_s)
+
+    def observe_settled(self) -> tuple[NodeState, ...]:
+        """Return what the nodes say once they have noticed what was lost a moment ago."""
+        return observe_settled(self.cluster, timeout_s=self.configuration.limits.observe_timeout_s)
 
     def verdict(self) -> Verdict:
         """Return the judgement on what the nodes say now."""

@@ -145,6 +145,14 @@ def test_a_cluster_that_is_all_down_comes_back_from_an_encrypted_backup(cloud: C
     require_nowhere("AGE-SECRET-KEY", cloud.state, cloud.directory / "nodes")
 
 
+def test_a_cluster_that_lost_its_quorum_a_moment_ago_comes_back(cloud: Cloud) -> None:
+    """For some seconds the survivor still counts the others; who took its word waited for it, and gave up."""
+    for node in cloud.cluster.nodes[1:]:
+        kill_node(cloud.directory, node.name)
+    restore(cloud)
+    require_restored(cloud)
+
+
 def test_passwords_that_were_changed_since_are_the_present_ones(cloud: Cloud) -> None:
     passwords = cloud.directory / "secrets.yml"
     kept = passwords.read_text()
