@@ -89,6 +89,13 @@ class RestoreFailedError(DbhaError):
     exit_code = 8
 
 
+class NotRecoveredError(DbhaError):
+    """A recovery of the cluster began and did not come to its end; a human is needed."""
+
+    exit_code = 8
+    unchanged = "no data was removed: what was moved aside is kept, and servers that were started go on"
+
+
 class BusyError(DbhaError):
     """Another run holds the cluster; the message names it."""
 

@@ -1,7 +1,8 @@
-"""`dbha cluster bootstrap`: make a new cluster of the nodes in the inventory."""
+"""`dbha cluster bootstrap`, and the group of the verbs that act on a whole cluster."""
 
 import click
 
+from dbha.cli import recover
 from dbha.cli.app import App
 from dbha.cli.options import confirm, yes_option
 from dbha.cluster.bootstrap import first_view, may_bootstrap, observe_datadirs
@@ -15,7 +16,10 @@ WORKFLOW = "cluster bootstrap"
 
 @click.group("cluster")
 def command() -> None:
-    """Bring a cluster up."""
+    """Bring a cluster up, or back."""
+
+
+command.add_command(recover.command)
 
 
 @command.command("bootstrap")

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 import click
 
 from dbha.backup.aside import aside_name, asides_in
-from dbha.cli import backup, cluster, database, restore, sync, upgrade
+from dbha.cli import backup, cluster, database, recover, restore, sync, upgrade
 from dbha.cli.app import App
 from dbha.cli.options import confirm, json_option, yes_option
+from dbha.cluster import recover as recover_cluster
 from dbha.cluster.fence import lift_fence
 from dbha.cluster.lock import is_free
 from dbha.console import in_seconds
@@ -27,12 +28,13 @@ _PLANS: Mapping[str, Callable[[App, RunRecord], Plan]] = {
     sync.WORKFLOW: sync.plan_again,
     database.WORKFLOW: database.plan_again,
     cluster.WORKFLOW: cluster.plan_again,
+    recover_cluster.WORKFLOW: recover.plan_again,
     whole_restore_plan.WORKFLOW: restore.plan_whole_again,
     whole_restore_undo.WORKFLOW: restore.plan_undo_again,
 }
 # There is no cluster all the time that could hold one.
 _WHOLE = (whole_restore_plan.WORKFLOW, whole_restore_undo.WORKFLOW)
-_WITHOUT_LEASE = (cluster.WORKFLOW, *_WHOLE)
+_WITHOUT_LEASE = (cluster.WORKFLOW, recover_cluster.WORKFLOW, *_WHOLE)
 
 
 @click.group("runs")
@@ -145,6 +147,9 @@ def _loosen(app: App, record: RunRecord, *, keep_fence: bool) -> None:
             app.console.line(
                 f"{node}: what was exchanged lies in {place}     docs/runbooks/restore-failed.md"
             )
+        return
+    if record.workflow == recover_cluster.WORKFLOW:
+        recover.loosen(app, record)
         return
     writer = site.writer()
     for service in site.services.values():

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,15 +36,15 @@ class Controller:
     say: Callable[[str], None] = lambda _: None
 
     @contextmanager
-    def holding(self, workflow: str) -> Iterator["Holding"]:
-        """Yield the right to start a run.
+    def holding(self, workflow: str, *, beside: Collection[str] = ()) -> Iterator["Holding"]:
+        """Yield the right to start a run; unfinished ones of the workflows `beside` are no hindrance.
 
         Raises BusyError when another process holds the controller's lock, InterruptedRunError when an earlier
         run has not come to an end.
         """
         with self._locked(workflow) as lock:
             self._reap()
-            if unfinished := self.journal.unfinished():
+            if unfinished := [run for run in self.journal.unfinished() if run.workflow not in beside]:
                 first = unfinished[0]
                 raise InterruptedRunError(
                     f"run {first.id} ({first.workflow}) did not come to an end",

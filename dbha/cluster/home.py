@@ -13,6 +13,11 @@ _TABLES = {
         identity CHAR(36) NOT NULL,
         reason VARCHAR(200) NOT NULL,
         created DATETIME(6) NOT NULL""",
+    # Those that the data came through before: told from a fork by who is whose descendant.
+    "timeline_past": """
+        identity CHAR(36) NOT NULL PRIMARY KEY,
+        reason VARCHAR(200) NOT NULL,
+        created DATETIME(6) NOT NULL""",
     "lease": """
         name VARCHAR(64) NOT NULL PRIMARY KEY,
         token BIGINT UNSIGNED NOT NULL,
@@ -65,9 +70,31 @@ def current_timeline(session: Session) -> str | None:
     return found
 
 
-def begin_timeline(session: Session, reason: str) -> str:
-    """Give the cluster a new identity and return it: from here on its data is another history."""
-    identity = str(uuid.uuid4())
+def timeline_chain(session: Session) -> tuple[str, ...]:
+    """Return all identities that the cluster's data came through, the oldest first; empty without a home."""
+    present = current_timeline(session)
+    if present is None:
+        return ()
+    try:
+        past = session.column(f"SELECT identity FROM {DATABASE}.timeline_past ORDER BY created")
+    except SqlError as error:
+        if error.code not in MISSING:
+            raise
+        past = []
+    return (*(each for each in past if each != present), present)
+
+
+def begin_timeline(session: Session, reason: str, *, identity: str = "") -> str:
+    """Give the cluster a new identity and return it: from here on its data is another history.
+
+    With an `identity` that was decided before it can be repeated. `ensure_home` first.
+    """
+    identity = identity or str(uuid.uuid4())
+    session.execute(
+        f"INSERT IGNORE INTO {DATABASE}.timeline_past (identity, reason, created)"
+        f" SELECT identity, reason, created FROM {DATABASE}.timeline WHERE identity <> %s",
+        [identity],
+    )
     session.execute(
         f"REPLACE INTO {DATABASE}.timeline (identity, reason, created) VALUES (%s, %s, UTC_TIMESTAMP(6))",
         [identity, reason[:200]],

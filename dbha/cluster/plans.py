@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from dbha.cluster.bootstrap import bootstrap, wait_until_synced
 from dbha.cluster.handle import Cluster
 from dbha.cluster.home import begin_timeline, current_timeline, ensure_home
+from dbha.cluster.timeline_notes import note_timeline
 from dbha.journal import Facts
 from dbha.workflow import Plan, Step, StepContext
 from dbha.workflow.plan import stage
@@ -50,4 +51,8 @@ def settle_in(cluster: Cluster, reason: str) -> str:
     """Make dbha's own database in the cluster and return the timeline, beginning one where there is none."""
     with cluster.session(cluster.nodes[0]) as session:
         ensure_home(session)
-        return current_timeline(session) or begin_timeline(session, reason)
+        if known := current_timeline(session):
+            return known
+        begun = begin_timeline(session, reason)
+    note_timeline(cluster, cluster.nodes, [begun])
+    return begun

@@ -13,8 +13,9 @@ from dbha.backup.manifest import Manifest
 from dbha.backup.whole_restore import Directories, Playbooks, WholeRestore
 from dbha.cluster.fence import ServiceAccount, lift_fence
 from dbha.cluster.handle import Cluster
-from dbha.cluster.home import begin_timeline, ensure_home
+from dbha.cluster.home import begin_timeline, ensure_home, timeline_chain
 from dbha.cluster.lease import Claim, Lease, free, hand_over
+from dbha.cluster.timeline_notes import note_timeline
 from dbha.errors import DbhaError
 from dbha.heads import Heads
 from dbha.inventory import Node
@@ -205,6 +206,8 @@ class _World:
             ensure_home(session)
             hand_over(session, self.claim(context), at_least=int(context.facts[HOLD]["token"]))
             timeline = begin_timeline(session, f"restore of {self.spec.point}")
+            chain = timeline_chain(session)
+        note_timeline(self.cluster, self.cluster.nodes, chain)
         for each in self.spec.services:
             remove_migration_account(self.cluster, node, each.service)
         return {"timeline": timeline}

@@ -126,8 +126,7 @@ class Engine:
                 self._journal.end_run(run_id, RunState.FAILED, str(error))
                 raise self._needs_human(run_id, error, failure)
         told = plan.on_undone(failure, begun)
-        state = RunState.ROLLED_BACK if begun else RunState.REFUSED
-        self._journal.end_run(run_id, state, str(failure))
+        self._journal.end_run(run_id, plan.ends_as(begun), str(failure))
         raise told
 
     def _finish(self, plan: Plan, run_id: str) -> Outcome:

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from typing import Any
 
 from dbha.errors import DbhaError
-from dbha.journal import Facts, RunRecord, StepState
+from dbha.journal import Facts, RunRecord, RunState, StepState
 
 STOP = "stop"  # the journal's name for the operator's wish to go back
 EXIT_CODE = "exit_code"  # the fact of a failed step that says which exit code its error carries
@@ -80,15 +80,21 @@ def once(name: str, title: str, act: Action, undo: Step | None = None) -> Stage:
     return stage(Step(name, title, act, undo=(stage(undo),) if undo else ()))
 
 
+def _put_back(begun: frozenset[str]) -> RunState:
+    return RunState.ROLLED_BACK if begun else RunState.REFUSED
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The whole of a run. `on_undone` turns the first failure into the error that the operator gets when all
-    was put back; it is given the names of the steps that had been begun."""
+    was put back; it is given the names of the steps that had been begun. `ends_as` says what a run is then, for one
+    whose steps have nothing to put back."""
 
     title: str
     forward: tuple[Stage, ...]
     finish: tuple[Stage, ...] = ()
     on_undone: Callable[[DbhaError, frozenset[str]], DbhaError] = field(default=lambda error, begun: error)
+    ends_as: Callable[[frozenset[str]], RunState] = _put_back
 
     def steps(self) -> Iterator[Step]:
         """Yield every forward and finishing step in order."""

@@ -22,7 +22,6 @@ REFERENCE = DOCS / "reference"
 NOT_YET = {
     "dbha cluster add",
     "dbha cluster configure",
-    "dbha cluster recover",
     "dbha cluster remove",
     "dbha cluster replace",
     "dbha cluster restart",

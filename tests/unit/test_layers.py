@@ -36,6 +36,7 @@ PROGRAMS = {
     "dbha.releases.launch_script": "sent to where a native command is to run, and becomes it",
     "dbha.releases.tool_script": "sent to where native commands are to run, and forks into them",
     "dbha.releases.probe_script": "sent to a service's own Python, and answers on its standard output",
+    "dbha.cluster.member_program": "sent to a member's host, and answers on its standard output",
     "dbha.backup.node_pages": "sent to the donor's host, and answers on its standard output",
     "dbha.backup.begin_program": "sent to a node's host, and answers on its standard output",
     "dbha.backup.node_program": "sent to the donor's host, and reports on its standard error",

@@ -8,11 +8,13 @@ import pytest
 
 from dbha.backup import first_start, lineage, pipeline
 from dbha.backup.binlog import replay
+from dbha.cluster import evidence
 from dbha.transport.sent_program import SentProgram
 
 SENT = {
     "backup": pipeline.PROGRAM,
     "first start": first_start.PROGRAM,
+    "member": evidence.PROGRAM,
     "imported pages": lineage.PROGRAM,
     "replay": replay.PROGRAM,
 }

@@ -54,6 +54,17 @@ def test_the_plan_says_what_the_operator_is_told_after_an_undo(bench: Bench) -> 
     assert bench.journal.run(bench.run_id).outcome == "it broke"
 
 
+def test_a_plan_with_nothing_to_put_back_says_what_its_run_ends_as(bench: Bench) -> None:
+    plan = Plan(
+        "a test",
+        (stage(bench.step("a")), stage(bench.step("b", fails()))),
+        ends_as=lambda begun: RunState.ABANDONED if "b" in begun else RunState.REFUSED,
+    )
+    with pytest.raises(BrokenError):
+        bench.execute(plan)
+    assert bench.state is RunState.ABANDONED
+
+
 def test_a_run_that_stopped_before_its_first_step_was_refused(bench: Bench) -> None:
     bench.stop.exit_code = 130
     with pytest.raises(DbhaError):
