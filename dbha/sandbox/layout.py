@@ -99,7 +99,13 @@ def read_sandbox(directory: Path) -> Sandbox:
         raise UnsafeError(f"{layout.inventory} is not the inventory of a sandbox")
     hosts = inventory["galera"]["hosts"]
     nodes = tuple(
-        Node(name, host["galera_address"], host["mariadb_port"], host["mariadb_datadir"])
+        Node(
+            name,
+            host["galera_address"],
+            host["mariadb_port"],
+            host["mariadb_datadir"],
+            configuration_file=host["mariadb_configuration_file"],
+        )
         for name, host in hosts.items()
     )
     return Sandbox(layout, nodes, Path(variables["dbha_sandbox_sockets"]))

@@ -12,14 +12,15 @@ from pathlib import Path
 import yaml
 
 from dbha.cluster.bootstrap import bootstrap, start_nodes, wait_until_synced
+from dbha.cluster.evidence import gather
 from dbha.cluster.handle import Cluster
 from dbha.errors import BusyError, UnreachableError, UnsafeError, UsageError
 from dbha.inventory import Node
 from dbha.sandbox.files import write_files
 from dbha.sandbox.layout import MAX_NODES, Layout, Sandbox, read_sandbox, runtime_root, socket_directory
 from dbha.sandbox.ports import FIRST_PORT, LAST_PORT, choose_ports, is_free, reserve, reserving
-from dbha.sandbox.processes import server_pid, still_running, stop_sandbox
-from dbha.sandbox.remains import choose_beginning, read_remains
+from dbha.sandbox.processes import still_running, stop_sandbox
+from dbha.sandbox.remains import choose_beginning
 
 DEFAULT_NODES = 3
 DEFAULT_RELEASE = "2025.1"
@@ -116,8 +117,7 @@ def _bootstrap(sandbox: Sandbox, cluster: Cluster, on_line: Callable[[str], None
 
 def _restart(sandbox: Sandbox, cluster: Cluster, on_line: Callable[[str], None]) -> bool:
     """Start what does not run, and return whether anything did not; first those that form the cluster."""
-    remains = [read_remains(node, running=server_pid(node) is not None) for node in sandbox.nodes]
-    beginning = choose_beginning(remains)
+    beginning = choose_beginning(gather(cluster, is_settled=True))
     for node in sandbox.nodes:
         Path(node.datadir).mkdir(
             mode=0o700, exist_ok=True
