@@ -49,6 +49,8 @@ def show(app: App, status: ClusterStatus, *, as_json: bool) -> None:
     console.data.print(f"cluster {status.cluster}: [{colour}]{status.verdict.level}[/{colour}]")
     for reason in status.verdict.reasons:
         console.line(f"  {reason}")
+    if status.verdict.level == "down" and not status.active_run:
+        console.line("next: dbha cluster recover --dry-run     what would bring it back")
     console.line(f"timeline {status.timeline or 'unknown'}")
     judged = {node.name: node for node in status.verdict.nodes}
     console.line()

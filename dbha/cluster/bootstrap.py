@@ -70,7 +70,7 @@ def may_bootstrap(states: Sequence[DatadirState]) -> None:
     if reasons:
         raise UnsafeError(
             f"a new cluster must not be made here: {'; '.join(reasons)}",
-            hint="docs/runbooks/cluster-down.md     brings a stopped cluster back",
+            hint="dbha cluster recover     brings a stopped cluster back",
         )
 
 
