@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from benchmarks import backup, replay, restore, upgrade, whole_restore
+from benchmarks import backup, recover, replay, restore, upgrade, whole_restore
 
 _DEFAULTS = {
     "restore": (20_000, 60_000),
@@ -11,6 +11,7 @@ _DEFAULTS = {
     "upgrade": (20_000,),
     "whole-restore": (15_000, 80_000),
     "replay": (20_000,),
+    "recover": (1_000,),
 }
 _MEASURES = {
     "restore": restore.measure,
@@ -18,6 +19,7 @@ _MEASURES = {
     "upgrade": upgrade.measure,
     "whole-restore": whole_restore.measure,
     "replay": replay.measure,
+    "recover": recover.measure,
 }
 
 
