@@ -258,7 +258,11 @@ def end_waiting(request: dict[str, Any]) -> dict[str, object]:
     """Kill a server that waits for other members: it has served nobody, and does not hear a polite request."""
     datadir = request["datadir"]
     deadline = time.monotonic() + _GONE_WITHIN_S
-    ended = family_of(servers_on(datadir))
+    servers = servers_on(datadir)
+    ended = family_of(servers)
+    for pid in servers:
+        if unit := unit_of(pid):  # asked first, so that systemd does not start it again
+            subprocess.run(["systemctl", "stop", "--no-block", unit], capture_output=True, check=False)
     while left := [pid for pid in family_of(servers_on(datadir)) if words_of(pid)]:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
@@ -267,6 +271,18 @@ def end_waiting(request: dict[str, Any]) -> dict[str, object]:
             raise MemberError(f"process {left[0]} was killed and is still there")
         time.sleep(_POLL_S)
     return {"ended": ended}
+
+
+def unit_of(pid: int) -> str:
+    """Return the systemd unit whose main process this is; empty where it has none, whatever it was started below."""
+    name = read(Path(f"/proc/{pid}/cgroup")).strip().rpartition("/")[2]
+    if not name.endswith(".service"):
+        return ""
+    argv = ["systemctl", "show", "--property=MainPID", "--value", name]
+    with contextlib.suppress(OSError):
+        main = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
+        return name if main == str(pid) else ""
+    return ""
 
 
 def progress(request: dict[str, Any]) -> dict[str, object]:
