@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pymysql
@@ -100,10 +101,13 @@ def connect(
     read_timeout_s: float | None = None,
     signature: str = "",
     unix_socket: str | None = None,
+    tls_ca_file: Path | None = None,
 ) -> Iterator[Session]:
     """Yield a session on `node`; `read_timeout_s` bounds each answer, None waits as long as it takes.
 
     With `unix_socket` that is the way, and the node's address does not matter.
+
+    With `tls_ca_file` nothing is said before the server showed a certificate of that CA with its address in it.
 
     `signature` is an SQL comment that each statement begins with, so that it can be told whose it is.
 
@@ -123,6 +127,7 @@ def connect(
             charset="utf8mb4",
             autocommit=True,
             cursorclass=DictCursor,
+            ssl=None if tls_ca_file is None else {"ca": str(tls_ca_file), "check_hostname": True},
             init_command="SET SESSION time_zone = '+00:00'",
         )
     # PyMySQL has no public way to lift the bound once the greeting is over.

@@ -80,10 +80,13 @@ def client_options(cluster: Cluster, node: Node) -> Iterator[tuple[str, int]]:
     reading, writing = os.pipe()
     try:
         password = cluster.account.password.reveal().replace("\\", "\\\\").replace('"', '\\"')
+        tls = ""
+        if cluster.tls_ca_file is not None:
+            tls = f"ssl-ca={cluster.tls_ca_file}\nssl-verify-server-cert\n"
         os.write(
             writing,
             f"[client]\nprotocol=tcp\nhost={node.address}\nport={node.port}\n"
-            f'user={cluster.account.user}\npassword="{password}"\n'.encode(),
+            f'user={cluster.account.user}\npassword="{password}"\n{tls}'.encode(),
         )
         os.close(writing)
         yield f"--defaults-extra-file=/dev/fd/{reading}", reading

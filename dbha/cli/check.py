@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from dbha.cluster.desync import left_behind
 from dbha.cluster.lock import is_free
 from dbha.errors import ConfigurationError, DbhaError
 
+_CERTIFICATES_WARNING = timedelta(days=30)
 _TOOLS = ("mariadb", "mariadb-dump", "mariadbd", "ansible-playbook")
 
 
@@ -44,6 +46,8 @@ def command(app: App, as_json: bool) -> int:
         probe(f"host of {node.name}", lambda node=node: _host(app, node.name))  # type: ignore[misc]
     probe("cluster", lambda: _cluster(app))
     probe("desync", lambda: _desync(app))
+    if app.site.certificates is not None:
+        probe("certificates", lambda: _certificates(app))
     for name in app.site.services:
         probe(f"release of {name}", lambda name=name: _release(app, name))  # type: ignore[misc]
     for name in app.configuration.backup.stores:
@@ -98,6 +102,15 @@ def _desync(app: App) -> str:
         words = ", ".join(f"{each.node} by run {each.run_id}" for each in left)
         return f"FAILED: {words}: the next command that changes the cluster undoes it"
     return "ok (none left by a run that is gone)"
+
+
+def _certificates(app: App) -> str:
+    """Say which certificate ends first; all that is encrypted ends with it."""
+    assert app.site.certificates is not None
+    name, end = app.site.certificates.first_end(app.site.cluster.nodes)
+    left = end - datetime.now(UTC)
+    word = "ok" if left > _CERTIFICATES_WARNING else "FAILED"
+    return f"{word} ({name} ends first, on {end:%Y-%m-%d})"
 
 
 def _release(app: App, name: str) -> str:

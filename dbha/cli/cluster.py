@@ -30,6 +30,8 @@ def bootstrap(app: App, yes: bool) -> None:
 
     Refuses, with exit 4, when any node already has data or answers.
     """
+    if app.site.certificates is not None:  # made, or missed, before anything else is done
+        app.site.certificates.of(app.site.cluster.nodes)
     with app.controller(with_cluster=False) as controller, controller.holding(WORKFLOW) as holding:
         may_bootstrap(observe_datadirs(app.site.cluster))
         spec = BootstrapSpec(view=first_view(app.site.cluster.nodes))
@@ -45,4 +47,6 @@ def plan_again(app: App, record: RunRecord) -> Plan:
 
 def _plan(site: Site, spec: BootstrapSpec) -> Plan:
     configuration = site.configuration
-    return bootstrap_plan(spec, site.cluster, configuration.inventory, configuration.state / "ansible")
+    return bootstrap_plan(
+        spec, site.cluster, configuration.inventory, configuration.state / "ansible", site.certificates
+    )

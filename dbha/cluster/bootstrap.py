@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbha.ansible import PlaybookResult, run_playbook, start_ahead
+from dbha.cluster.certificates import Certificates
 from dbha.cluster.handle import Cluster, side_by_side
 from dbha.cluster.observe import observe
 from dbha.cluster.state import PRIMARY, SYNCED, NodeState
@@ -88,6 +89,7 @@ def bootstrap(
     inventory: Path,
     run_directory: Path,
     view: Mapping[str, str] | None = None,
+    certificates: Certificates | None = None,
     on_line: OnLine = _quiet,
 ) -> PlaybookResult:
     """Make a new cluster of all nodes and start them; `wait_until_synced` tells when it is one.
@@ -104,10 +106,22 @@ def bootstrap(
             "mariadb_admin_account": cluster.account.user,
             # A node alone has nobody to restore a membership with.
             "mariadb_new_cluster_node": cluster.nodes[0].name if len(cluster.nodes) == 1 else "",
+            **tls_variables(certificates, cluster.nodes),
         },
         secrets={"mariadb_admin_password": cluster.account.password},
         on_line=on_line,
     )
+
+
+def tls_variables(certificates: Certificates | None, nodes: Sequence[Node]) -> dict[str, object]:
+    """Return what the playbooks get of certificates. They have the keys in them, and go where passwords go."""
+    if certificates is None:
+        return {}
+    files = {
+        name: {"ca": each.ca, "certificate": each.certificate, "key": each.key.reveal()}
+        for name, each in certificates.of(nodes).items()
+    }
+    return {"mariadb_tls": True, "mariadb_tls_files": files}
 
 
 def start_nodes(
@@ -175,7 +189,7 @@ def wait_until_synced(
     `check` is called before each look and may raise to end the waiting. Raises NotSyncedError after `deadline_s`
     that says what each node is instead.
     """
-    looked_at = Cluster(cluster.name, tuple(nodes), cluster.account)
+    looked_at = cluster.only(node.name for node in nodes)
     ends_at = time.monotonic() + deadline_s
     while True:
         check()

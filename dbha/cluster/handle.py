@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TypeVar
 
 from dbha.database import Account, Session, connect
@@ -18,11 +19,18 @@ class Cluster:
     """The nodes of a cluster and the administrator's account on them."""
 
     def __init__(
-        self, name: str, nodes: tuple[Node, ...], account: Account, *, connect_timeout_s: float = 3
+        self,
+        name: str,
+        nodes: tuple[Node, ...],
+        account: Account,
+        *,
+        connect_timeout_s: float = 3,
+        tls_ca_file: Path | None = None,
     ) -> None:
         self.name = name
         self.nodes = nodes
         self.account = account
+        self.tls_ca_file = tls_ca_file  # None: connections are not encrypted
         self._connect_timeout_s = connect_timeout_s
         self._signature = ""
         self._transports: dict[str, Transport] = {}
@@ -39,7 +47,13 @@ class Cluster:
         """Return the same cluster as if it had only these nodes; connections to hosts are shared."""
         chosen = frozenset(names)
         nodes = tuple(node for node in self.nodes if node.name in chosen)
-        part = Cluster(self.name, nodes, self.account, connect_timeout_s=self._connect_timeout_s)
+        part = Cluster(
+            self.name,
+            nodes,
+            self.account,
+            connect_timeout_s=self._connect_timeout_s,
+            tls_ca_file=self.tls_ca_file,
+        )
         part._signature, part._transports, part._lock = self._signature, self._transports, self._lock
         return part
 
@@ -51,6 +65,7 @@ class Cluster:
             connect_timeout_s=self._connect_timeout_s,
             read_timeout_s=read_timeout_s,
             signature=self._signature,
+            tls_ca_file=self.tls_ca_file,
         )
 
     def sign_as(self, run_id: str) -> None:

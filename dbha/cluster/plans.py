@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from dbha.cluster.bootstrap import bootstrap, wait_until_synced
+from dbha.cluster.certificates import Certificates
 from dbha.cluster.handle import Cluster
 from dbha.cluster.home import begin_timeline, current_timeline, ensure_home
 from dbha.cluster.timeline_notes import note_timeline
@@ -25,12 +26,20 @@ class BootstrapSpec(BaseModel):
     view: dict[str, str]
 
 
-def bootstrap_plan(spec: BootstrapSpec, cluster: Cluster, inventory: Path, run_directory: Path) -> Plan:
+def bootstrap_plan(
+    spec: BootstrapSpec, cluster: Cluster, inventory: Path, run_directory: Path,
+    certificates: Certificates | None = None,
+) -> Plan:  # fmt: skip
     """Return the plan that makes a new cluster of all nodes of the inventory."""
 
     def form(view: Mapping[str, str], context: StepContext) -> Facts:
         result = bootstrap(
-            cluster, inventory=inventory, run_directory=run_directory, view=view, on_line=context.say
+            cluster,
+            inventory=inventory,
+            run_directory=run_directory,
+            view=view,
+            certificates=certificates,
+            on_line=context.say,
         )
         return {"changed": dict(result.changed)}
 

@@ -75,6 +75,7 @@ def _absolute(configuration: Configuration, base: Path) -> Configuration:
         (data["releases"], "directory"),
         *((store, key) for store in data["backup"]["stores"].values() for key in _PATHS[store["kind"]]),
         (data["backup"]["archive"], "directory"),
+        *((section, "directory") for section in (data["tls"],) if section),
         *((section, "recipients_file") for section in (data["backup"]["encryption"],) if section),
     ]:
         if section[key] is not None:

@@ -232,6 +232,16 @@ class UpgradePolicy(Section):
     allow_hops: tuple[HopName, ...] = ()
 
 
+class TlsPolicy(Section):
+    """Where the certificates of the nodes are: ca.crt, and NODE.crt and NODE.key for each.
+
+    With `internal_ca` what is missing is made there, and ca.key kept.
+    """
+
+    directory: Path
+    internal_ca: bool = True
+
+
 class Limits(Section):
     """How long dbha waits, in seconds."""
 
@@ -285,6 +295,7 @@ class Configuration(Section):
     releases: ReleasePolicy = ReleasePolicy()
     backup: BackupPolicy
     upgrade: UpgradePolicy = UpgradePolicy()
+    tls: TlsPolicy | None = None
     limits: Limits = Limits()
     serve: ServePolicy = ServePolicy()
 

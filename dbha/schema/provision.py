@@ -36,7 +36,7 @@ def provision(
     with cluster.session(node) as session:
         for service in services:
             databases += [each.name for each in service.databases if _make_database(session, each)]
-            if _make_account(session, node, service, passwords[service.name]):
+            if _make_account(cluster, session, service, passwords[service.name]):
                 accounts.append(service.account)
     return Provisioned(tuple(databases), tuple(accounts))
 
@@ -57,7 +57,7 @@ def _make_database(session: Session, database: Database) -> bool:
     return True
 
 
-def _make_account(session: Session, node: Node, service: Service, password: Secret) -> bool:
+def _make_account(cluster: Cluster, session: Session, service: Service, password: Secret) -> bool:
     account = f"{literal(service.account)}@{literal(_ANYWHERE)}"
     locked = session.rows(
         "SELECT COALESCE(JSON_VALUE(Priv, '$.account_locked'), '') IN ('true', '1') AS locked"
@@ -68,7 +68,9 @@ def _make_account(session: Session, node: Node, service: Service, password: Secr
     if not locked:
         session.execute(f"CREATE USER {account} {identified_by(password)}")
         changed = True
-    elif not locked[0]["locked"] and not _may_enter(node, Account(service.account, password)):
+    elif not locked[0]["locked"] and not _may_enter(
+        cluster, session.node, Account(service.account, password)
+    ):
         session.execute(f"ALTER USER {account} {identified_by(password)}")
         changed = True
     for database in service.databases:
@@ -78,9 +80,9 @@ def _make_account(session: Session, node: Node, service: Service, password: Secr
     return changed
 
 
-def _may_enter(node: Node, account: Account) -> bool:
+def _may_enter(cluster: Cluster, node: Node, account: Account) -> bool:
     try:
-        with connect(node, account) as session:
+        with connect(node, account, tls_ca_file=cluster.tls_ca_file) as session:
             return bool(session.value("SELECT 1"))
     except AccessDeniedError:
         return False

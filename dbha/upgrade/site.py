@@ -15,6 +15,7 @@ from dbha.backup.store import Store
 from dbha.backup.stores import make_store
 from dbha.backup.tools_here import tools_for
 from dbha.cluster.assess import Verdict, assess
+from dbha.cluster.certificates import Certificates
 from dbha.cluster.handle import Cluster, side_by_side
 from dbha.cluster.home import recorded_releases
 from dbha.cluster.observe import observe, observe_settled
@@ -64,7 +65,14 @@ class Site:
             load_inventory_cached(configuration.inventory, configuration.state / "inventory.json"),
             Account(configuration.admin_account, self.secrets.get("admin_password")),
             connect_timeout_s=configuration.limits.connect_timeout_s,
+            tls_ca_file=self.certificates.ca_file if self.certificates else None,
         )
+
+    @cached_property
+    def certificates(self) -> Certificates | None:
+        """The certificates of the nodes; None where connections are not encrypted."""
+        policy = self.configuration.tls
+        return None if policy is None else Certificates(policy.directory, policy.internal_ca)
 
     @cached_property
     def services(self) -> dict[str, Service]:

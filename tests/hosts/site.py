@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from dbha.cluster.bootstrap import wait_until_synced
+from dbha.cluster.certificates import Certificates
 from dbha.cluster.handle import Cluster
 from dbha.cluster.observe import observe
 from dbha.cluster.state import NodeState
@@ -76,6 +77,7 @@ def policy() -> dict[str, Any]:
         "inventory": "inventory.yml",
         "state": "state",
         "secrets": {"file": "secrets.yml"},
+        "tls": {"directory": "tls"},
         "services": {service: {"release": RELEASE} for service in SERVICES},
         "backup": {"stores": {"local": {"directory": "backups"}}},
     }
@@ -95,7 +97,13 @@ class HostedCluster:
     def cluster(self) -> Cluster:
         """The nodes as the inventory has them."""
         nodes = load_inventory(load_configuration(self.configuration).inventory)
-        return Cluster("lab", nodes, Account("dbha", Secret(self.passwords()["admin_password"])))
+        account = Account("dbha", Secret(self.passwords()["admin_password"]))
+        return Cluster("lab", nodes, account, tls_ca_file=self.certificates.ca_file)
+
+    @property
+    def certificates(self) -> Certificates:
+        """The certificates of the nodes."""
+        return Certificates(self.directory / "tls", makes_missing=True)
 
     @property
     def directory(self) -> Path:

@@ -49,7 +49,7 @@ def test_nobody_copied_the_data_of_another(hosted: HostedCluster) -> None:
 def test_a_second_run_changes_nothing(hosted: HostedCluster) -> None:
     result = bootstrap(
         hosted.cluster, inventory=hosted.directory / "inventory.yml", run_directory=hosted.directory / "again",
-        view=first_view(hosted.cluster.nodes),
+        view=first_view(hosted.cluster.nodes), certificates=hosted.certificates,
     )  # fmt: skip
     assert not result.changed_anything
     refused = hosted.run("cluster", "bootstrap", "--yes", expect=4)
