@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from dbha.backup.binlog.gtid import Gtid, latest, parse_gtids
+from dbha.backup.encryption import Identities
 from dbha.backup.proof import checksums_everywhere
+from dbha.secrets import Secret
 from tests.real.cloud import Cloud
 from tests.real.conftest import running_sandbox
 from tests.real.restored import wait_for
+from tests.real.sealing import configured, identity_text, require_nowhere
 
 pytestmark = pytest.mark.real
 
@@ -285,3 +288,30 @@ def test_gtids_that_are_given_again_are_not_mixed(ledger: Ledger) -> None:
     assert position(cloud).sequence > again.sequence
     cloud.run("backup", "archive", "--once")
     assert cloud.json("backup", "list")[-1]["restorable"]["reason"] == ""
+
+
+def test_an_incremental_backup_that_is_encrypted_goes_further(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service, and then the whole cluster: both open the chain, apply the increment, and replay upon that."""
+    cloud, identity = ledger.cloud, identity_text()
+    recipients = Identities(Secret(identity)).recipients
+    monkeypatch.setattr(
+        cloud, "configuration", configured(cloud, "sealed", identity=identity, recipients=recipients)
+    )
+    cloud.run("backup", "create")
+    cloud.execute("INSERT INTO keystone.token (word) VALUES ('in the increment')")
+    increment = cloud.json("backup", "create", "--incremental", "--verify")["backup"]
+    assert (increment["kind"], increment["recipients"]) == ("incremental", list(recipients))
+    cloud.execute("INSERT INTO keystone.token (word) VALUES ('in the log')")
+    point = known(cloud)
+    cloud.execute("DELETE FROM keystone.token")
+    cloud.run("backup", "archive", "--once")
+    arguments = ("restore", increment["id"], "--to", str(point.next), "--yes")
+    cloud.run(*arguments, "--service", "keystone")
+    assert checksums_now(cloud) == point.checksums
+    cloud.execute("DELETE FROM keystone.token")
+    cloud.run(*arguments)
+    require_at(ledger, point)
+    secret = next(line for line in identity.splitlines() if line.startswith("AGE-SECRET-KEY"))
+    require_nowhere(secret, cloud.running.configuration.state, archive_of(cloud))

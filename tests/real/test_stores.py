@@ -19,12 +19,13 @@ from dbha.backup.sftp_objects import SftpObjects
 from dbha.backup.store import Status
 from dbha.backup.stored_bytes import definitions_of
 from dbha.backup.verify import verify
-from dbha.errors import FoundWrongError, UsageError
+from dbha.errors import FoundWrongError, KeyMissingError, UsageError
 from dbha.secrets import Secret
 from tests.real.cloud import Cloud
 from tests.real.conftest import running_sandbox
 from tests.real.lone_server import Server, nothing, take
 from tests.real.places import PART_BYTES, Place, S3Bucket, SftpHost
+from tests.real.sealing import new_identity
 from tests.real.stored_backups import HALF, STREAM, complete, content, manifest_of, only
 from tests.real.swift import SECRET_KEY
 from tests.real.test_whole_restore import PLACEMENT, STRANGER, strangers
@@ -239,6 +240,20 @@ def test_a_backup_taken_right_into_it_is_good_until_a_bit_flips(
     with pytest.raises(FoundWrongError, match="part 2 of backup"):
         verify(place.store(), manifest.id, tmp_path / "staging", on_bytes=nothing, keep=False)
     assert only(place.store()).status is Status.BAD
+
+
+def test_an_encrypted_backup_is_opened_from_where_it_lies(
+    server: Server, place: Place, tmp_path: Path
+) -> None:
+    ours = new_identity()
+    manifest = take(server, place.store(part_bytes=4 << 20), recipients=ours.recipients)
+    with pytest.raises(KeyMissingError):
+        verify(place.store(), manifest.id, tmp_path / "staging", on_bytes=nothing, keep=False)
+    proven = verify(
+        place.store(), manifest.id, tmp_path / "staging", on_bytes=nothing, keep=False, identities=ours
+    )
+    assert proven.outcome == "good"
+    assert only(place.store()).verified
 
 
 def test_a_service_and_the_whole_cluster_come_back_from_it(vault: SftpHost) -> None:
