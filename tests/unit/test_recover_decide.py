@@ -323,16 +323,23 @@ def test_nothing_is_decided_while_a_member_is_unknown_and_not_accepted(
 def test_seeing_less_never_makes_a_choice_of_a_refusal(
     cluster: tuple[Member, ...], index: int, is_veto: bool
 ) -> None:
-    """Neither a member that falls silent, nor a veto against one that is not the furthest (that one's own claim, when
-    it cannot be believed any more, is no sign of a fork)."""
+    """Neither a member that falls silent, nor a veto against one that is not ahead of those it is compared with (that
+    one's own claim, when it cannot be believed any more, is no sign of a fork)."""
     member = cluster[index]
-    others = [one.position.seqno for one in cluster if one is not member and one.position and not vetoes(one)]
-    is_furthest = member.position is not None and member.position.seqno > max(others, default=0)
-    if outcome(cluster) is not None or (is_veto and is_furthest) or member.runs:
+    if outcome(cluster) is not None or (is_veto and is_ahead(member, cluster)) or member.runs:
         return
     worse = [*cluster]
     worse[index] = replace(member, markers=("sst_in_progress",)) if is_veto else unreachable(member.name)
     assert outcome(tuple(worse)) is None
+
+
+def is_ahead(member: Member, cluster: tuple[Member, ...]) -> bool:
+    """Return whether a member claims more than those that serve, or than all others where none does."""
+    verdict = assess([one.state for one in cluster], expected=len(cluster))
+    serving = {node.name for node in verdict.nodes if node.view_agrees}
+    others = [one for one in cluster if one is not member and (not serving or one.name in serving)]
+    claims = [one.position.seqno for one in others if one.position and not vetoes(one)]
+    return member.position is not None and member.position.seqno > max(claims, default=0)
 
 
 @given(CLUSTERS)
