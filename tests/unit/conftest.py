@@ -1,13 +1,22 @@
-"""Fixtures that several files of unit tests share."""
+"""Fixtures that several files of unit tests share, and how properties are tried.
+
+A change is judged by the same examples each time. Look for new ones with
+`pytest tests/unit --hypothesis-profile explore`.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.unit.backup_site import Site
 from tests.unit.memory_objects import Memory
 from tests.unit.workflow_bench import Bench
+
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", max_examples=5000, deadline=None)
+settings.load_profile("same")
 
 
 @pytest.fixture
