@@ -65,6 +65,13 @@ def make_lab(hosts: int, *, database: bool, owner: Owner | None) -> Lab:
 
     Raises NoLabError with the reason when hosts cannot be had here; nothing is left then.
     """
+    try:
+        return _make_lab(hosts, database=database, owner=owner)
+    except OSError as error:  # of a file or a directory that this machine does not let us have
+        raise NoLabError(str(error)) from error
+
+
+def _make_lab(hosts: int, *, database: bool, owner: Owner | None) -> Lab:
     if not 1 <= hosts <= MOST_HOSTS:
         raise NoLabError(f"a lab has 1 to {MOST_HOSTS} hosts, not {hosts}")
     require_ground()
