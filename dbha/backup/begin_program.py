@@ -2,7 +2,7 @@
 
 stdin   this source; one line of JSON, the request; then nothing: its end means that the controller is gone, and then
         this program ends itself and all it started.
-stdout  one line of JSON: `seqno`, or `problem`.
+stdout  lines of JSON: `done` and `tables` while tables are read; last `seqno` and `checksums`, or `problem`.
 
 The server is a cluster of one with a name of its own, on a port of this host that nobody knows. It begins a history
 at a position, which makes that durable in the storage engine; it ends one position further, on every node the same.
@@ -35,6 +35,8 @@ STATE, VIEW, CACHE = "grastate.dat", "gvwstate.dat", "galera.cache"
 _START_DEADLINE_S = 600
 _STOP_DEADLINE_S = 600
 _POLL_S = 0.02
+_TOLD_EVERY_S = 0.5
+_MOST_CLIENTS = 4
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -72,6 +74,34 @@ def account_sql(account: str, password: str, timestamp: int) -> str:
         f"CREATE USER IF NOT EXISTS '{name}'@'%';\nALTER USER '{name}'@'%' IDENTIFIED BY '{quoted}' ACCOUNT UNLOCK;\n"
         f"GRANT ALL PRIVILEGES ON *.* TO '{name}'@'%' WITH GRANT OPTION;\n"
     )
+
+
+def tables_sql(databases: list[str]) -> str:
+    """Return the query for the base tables of some databases."""
+    names = ", ".join("'" + name.replace("\\", "\\\\").replace("'", "''") + "'" for name in databases)
+    return (
+        "SELECT JSON_ARRAY(table_schema, table_name) FROM information_schema.tables"
+        f" WHERE table_type = 'BASE TABLE' AND table_schema IN ({names or 'NULL'});\n"
+    )
+
+
+def checksum_sql(tables: list[tuple[str, str]]) -> str:
+    """Return a statement for each table."""
+
+    def quoted(name: str) -> str:
+        return "`" + name.replace("`", "``") + "`"
+
+    return "".join(f"CHECKSUM TABLE {quoted(database)}.{quoted(table)};\n" for database, table in tables)
+
+
+def shares(tables: dict[tuple[str, str], int], number: int) -> list[list[tuple[str, str]]]:
+    """Return the tables, whose sizes are given, in so many lists that are about equally long to read."""
+    found: list[tuple[int, list[tuple[str, str]]]] = [(0, []) for _ in range(number)]
+    for table, size_bytes in sorted(tables.items(), key=lambda each: (-each[1], each[0])):
+        lightest = min(range(number), key=lambda index: found[index][0])
+        load, share = found[lightest]
+        found[lightest] = (load + size_bytes + 1, [*share, table])
+    return [share for _, share in found if share]
 
 
 def option_in(arguments: str, name: str, default: str) -> str:
@@ -177,6 +207,75 @@ def let_in(request: dict[str, Any]) -> None:
         raise BeginError("the administrator's account cannot be set")
 
 
+def sized_tables(request: dict[str, Any]) -> dict[tuple[str, str], int]:
+    """Return the tables that are to be read, with the bytes of their files."""
+    done = run_client(request, tables_sql(request["databases"]))
+    if done.returncode != 0:
+        raise BeginError(
+            f"the tables cannot be listed: {done.stderr.decode(errors='replace').strip()[-300:]}"
+        )
+    found = {}
+    for line in done.stdout.decode().replace("\\\\", "\\").splitlines():
+        database, table = json.loads(line)
+        try:
+            found[database, table] = Path(request["datadir"], database, f"{table}.ibd").stat().st_size
+        except OSError:  # a name that is spelled otherwise on disk
+            found[database, table] = 0
+    return found
+
+
+class Reading:
+    """The checksums of all tables, which several clients read side by side."""
+
+    def __init__(self, request: dict[str, Any], tables: dict[tuple[str, str], int]) -> None:
+        self.checksums: dict[str, int] = {}
+        self._request, self._tables = request, tables
+        self._problems: list[str] = []
+        self._lock = threading.Lock()
+        self._told_s = 0.0
+
+    def run(self) -> dict[str, int]:
+        """Return the checksums, by `database.table`. Raises BeginError when one cannot be had."""
+        number = min(_MOST_CLIENTS, os.cpu_count() or 1)
+        workers = [threading.Thread(target=self._read, args=(each,)) for each in shares(self._tables, number)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if self._problems:
+            raise BeginError(self._problems[0])
+        if len(self.checksums) != len(self._tables):
+            raise BeginError(f"{len(self._tables) - len(self.checksums)} table(s) were not read")
+        return self.checksums
+
+    def _read(self, tables: list[tuple[str, str]]) -> None:
+        with subprocess.Popen(
+            [*taken_along(), *client_argv()], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, cwd=self._request["datadir"],
+        ) as client:  # fmt: skip
+            assert client.stdin is not None
+            assert client.stdout is not None
+            assert client.stderr is not None
+            with contextlib.suppress(BrokenPipeError):
+                client.stdin.write(checksum_sql(tables).encode())
+                client.stdin.close()
+            for line in client.stdout:
+                self._take(*line.decode(errors="replace").rstrip("\n").split("\t"))
+            words = client.stderr.read().decode(errors="replace").strip()
+        if client.returncode != 0:
+            self._problems.append(f"tables cannot be read: {words[-300:]}")
+
+    def _take(self, table: str, checksum: str) -> None:
+        with self._lock:
+            if checksum == "NULL":
+                self._problems.append(f"{table} cannot be read")
+                return
+            self.checksums[table] = int(checksum)
+            if time.monotonic() - self._told_s > _TOLD_EVERY_S:
+                self._told_s = time.monotonic()
+                say(done=len(self.checksums), tables=len(self._tables))
+
+
 def finish(datadir: Path) -> None:
     """Remove what only this server needed, and hand the data over."""
     for path in [datadir / SOCKET, datadir / CACHE]:  # the write-set cache also holds the password
@@ -191,8 +290,8 @@ def say(**answer: object) -> None:
     sys.stdout.flush()
 
 
-def begin(request: dict[str, Any]) -> int:
-    """Do what the request says, and return the seqno that the data is at then."""
+def begin(request: dict[str, Any]) -> dict[str, object]:
+    """Do what the request says, and return position and checksums."""
     datadir, scratch = Path(request["datadir"]), Path(request["scratch"])
     if not end_servers(str(datadir), _STOP_DEADLINE_S):
         raise BeginError("a server that runs on the restored data does not end")
@@ -207,13 +306,14 @@ def begin(request: dict[str, Any]) -> int:
         write_state(datadir, request["uuid"], request["seqno"])
         with running_server({**request, "without_logs": away}):
             let_in(request)
+            checksums = Reading(request, sized_tables(request)).run()
         seqno = position(datadir, request["uuid"])
     except (BeginError, subprocess.TimeoutExpired) as error:
         raise BeginError(f"{error} {first_errors(scratch / 'error.log')}".strip()) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     finish(datadir)
-    return seqno
+    return {"seqno": seqno, "checksums": checksums}
 
 
 def end_with_controller() -> None:
@@ -230,7 +330,7 @@ def main() -> int:
         os.setpgid(0, 0)  # so that ending the group never ends anything else
     threading.Thread(target=end_with_controller, daemon=True).start()
     try:
-        say(seqno=begin(request))
+        say(**begin(request))
     except (BeginError, OSError, ValueError, subprocess.SubprocessError) as error:
         say(problem=str(error))
         return 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from dbha.backup.binlog.replay import ReplayPlace
 from dbha.backup.compression import decompress_argv
 from dbha.backup.encryption import Readable
-from dbha.backup.first_start import FirstStart, FirstStartError, begin
+from dbha.backup.first_start import Begun, FirstStart, FirstStartError, begin
 from dbha.backup.tool_files import (
     CHECKPOINT_FILES,
     GALERA_FILES,
@@ -184,18 +184,17 @@ class NodePlace:
         )
         self._run(("sh", "-c", _PUBLISH, "sh", self.path, posixpath.basename(directory)))
 
-    def begin(self, first: FirstStart, pool_bytes: int) -> int:
+    def begin(self, first: FirstStart, pool_bytes: int, on_tables: Callable[[int, int], None]) -> Begun:
         """Start a server once on the data directory to come, where nobody reaches it, and make it durable.
 
-        Returns the seqno that the data is at then. Raises NodePlaceError when the server does not do what it should.
-        Can be repeated after it was cut off.
+        Raises NodePlaceError when the server does not do what it should. Can be repeated after it was cut off.
         """
         transport, request = self.cluster.transport(self.node), first.request(self.path, pool_bytes)
         with contextlib.suppress(FileNotFoundError):
             request["boot_id"] = transport.get(f"{self.path}/boot").decode(errors="replace").strip()
         request["defaults_file"] = self.node.configuration_file
         try:
-            return begin(transport, request, timeout_s=_TIMEOUT_S)
+            return begin(transport, request, on_tables, timeout_s=_TIMEOUT_S)
         except FirstStartError as error:
             raise NodePlaceError(f"{self.node}: the first start on the backup failed: {error}") from error
 

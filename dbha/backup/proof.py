@@ -1,18 +1,22 @@
 """Read back what a restore or a sync claims: the same tables, rows and schema version, on every node."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from dbha.backup.aside import tables_of
 from dbha.backup.binlog.gtid import latest, parse_gtids
 from dbha.backup.definitions import fingerprint
 from dbha.cluster.handle import Cluster, side_by_side
-from dbha.database import identifier
+from dbha.database import Session, identifier
 from dbha.errors import DbhaError
 from dbha.heads import Heads, in_words, read_heads
 from dbha.inventory import Node
 
+Checksums = dict[str, int]  # "database.table" to what CHECKSUM TABLE says of it
+
 _PROBE_REVISION = "dbha-replication-probe"
 _PROBE_DEADLINE_S = 10
+_TABLES_PER_STATEMENT = 16
 
 
 class NotProvenError(DbhaError):
@@ -30,6 +34,28 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.table} on {self.node}: expected {self.expected}, found {self.found}"
+
+
+def checksums(
+    cluster: Cluster, node: Node, databases: Iterable[str], *, guard: Callable[[], None] = lambda: None
+) -> Checksums:
+    """Return the checksum of every table of the databases on one node (MariaDB: CHECKSUM TABLE reads all rows)."""
+    found: Checksums = {}
+    with cluster.session(node) as session:
+        session.execute("SET SESSION wsrep_sync_wait = 1")  # what is still on its way to this node counts
+        for database in databases:
+            tables = tables_of(session, database)
+            for start in range(0, len(tables), _TABLES_PER_STATEMENT):
+                guard()
+                found |= _checksums_of(session, database, tables[start : start + _TABLES_PER_STATEMENT])
+    return found
+
+
+def checksums_everywhere(
+    cluster: Cluster, databases: Sequence[str], nodes: Iterable[Node]
+) -> dict[str, Checksums]:
+    """Return the checksums on each of the nodes, taken side by side."""
+    return side_by_side(lambda node: checksums(cluster, node, databases), nodes)
 
 
 def compare(expected: Mapping[str, int], found: Mapping[str, Mapping[str, int]]) -> list[Difference]:
@@ -130,3 +156,9 @@ def _require_probe(cluster: Cluster, node: Node, table: str) -> None:
         query = f"SELECT COUNT(*) FROM {table} WHERE version_num = %s"
         if session.value(query, [_PROBE_REVISION]) != 1:
             raise NotProvenError(f"{node}: a write to {table} did not arrive")
+
+
+def _checksums_of(session: Session, database: str, tables: Sequence[str]) -> Checksums:
+    names = ", ".join(f"{identifier(database)}.{identifier(table)}" for table in tables)
+    rows = session.rows(f"CHECKSUM TABLE {names}")
+    return {row["Table"]: row["Checksum"] for row in rows}

@@ -30,11 +30,12 @@ from dbha.backup.aside import (
     tables_of,
     triggers_of,
 )
-from dbha.backup.checksums import Checksums, checksums
 from dbha.backup.definitions import Definitions, fingerprint
 from dbha.backup.logical import restore_logically
 from dbha.backup.proof import (
+    Checksums,
     NotProvenError,
+    checksums,
     forget_probe,
     prove_replication,
     prove_structure,

@@ -5,7 +5,7 @@ exchanged, and the nodes begin a history of their own: one that was left out, or
 data can come back only by a full state transfer, and never merge its past into it.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,14 +15,14 @@ from dbha.backup.bad_backup import BadBackupError
 from dbha.backup.binlog.gtid import Gtid
 from dbha.backup.binlog.replay import replay
 from dbha.backup.binlog.replay_plan import ReplayPlan
-from dbha.backup.checksums import OnTables, checksums_everywhere
 from dbha.backup.encryption import NO_IDENTITIES, Identities, OpenedStream, PlainStream, opening
-from dbha.backup.first_start import FirstStart
+from dbha.backup.first_start import Counted, FirstStart
 from dbha.backup.manifest import Manifest
 from dbha.backup.node_place import NodePlace, NodePlaceError
 from dbha.backup.prepare import chain_in, in_all
 from dbha.backup.proof import (
     NotProvenError,
+    checksums_everywhere,
     forget_probe,
     prove_replication,
     prove_structure,
@@ -41,7 +41,7 @@ from dbha.inventory import Node
 
 _SYNCED_WITHIN_S = 300.0
 _LEAST_MEMORY_BYTES, _MOST_MEMORY_BYTES = 64 << 20, 2 << 30
-_MOST_POOL_BYTES = 256 << 20  # of a server that does next to nothing
+_MOST_POOL_BYTES = 256 << 20  # of a server that reads each page once
 
 OnLine = Callable[[str], None]
 
@@ -155,22 +155,33 @@ class WholeRestore(Directories):
         place = self.place(node).to_come(self._prepare_memory_bytes(node))
         return replay(place, plan, on_bytes=on_bytes, guard=guard)
 
-    def begin(self, began: datetime, last_gtid: int | None) -> None:
-        """Start a server once on each new data directory, by itself: the history is durable in its engine then.
+    def begin(
+        self,
+        began: datetime,
+        last_gtid: int | None,
+        databases: Sequence[str],
+        on_tables: Callable[[int, int], None],
+    ) -> int:
+        """Start a server once on each new data directory, by itself; return how many tables are equal everywhere.
 
-        `last_gtid` is the number of the data's last transaction. Raises NodePlaceError when a server does not start,
-        or the nodes end up at different positions.
+        `last_gtid` is the number of the data's last transaction. Raises NodePlaceError when the nodes end up at
+        different positions, NotProvenError when a table differs.
         """
-        first = FirstStart(self.beginning, self.cluster.account, began, last_gtid)
-        seqnos = side_by_side(
+        first = FirstStart(self.beginning, self.cluster.account, began, tuple(databases), last_gtid)
+        counted = Counted(on_tables)
+        begun = side_by_side(
             lambda node: self.place(node).begin(
-                first, min(self._prepare_memory_bytes(node), _MOST_POOL_BYTES)
+                first, min(self._prepare_memory_bytes(node), _MOST_POOL_BYTES), counted.of(node.name)
             ),
             self.cluster.nodes,
         )
-        if len(set(seqnos.values())) != 1:
-            found = ", ".join(f"{name} at {seqno}" for name, seqno in seqnos.items())
+        if len({each.seqno for each in begun.values()}) != 1:
+            found = ", ".join(f"{name} at {each.seqno}" for name, each in begun.items())
             raise NodePlaceError(f"the nodes are at different positions: {found}")
+        checksums = {name: each.checksums for name, each in begun.items()}
+        expected = checksums[self.cluster.nodes[0].name]
+        require_equal(expected, checksums)
+        return len(expected)
 
     def form(self, view: Mapping[str, str], say: OnLine) -> None:
         """Form the cluster of all nodes at once; they hold the same data, so nothing is transferred."""
@@ -190,13 +201,12 @@ class WholeRestore(Directories):
         place.write_state(state)
         place.write_view(view_text(view[node.name], view.values()))
 
-    def prove(
-        self, heads: Heads, last_gtid: int | None, *, replayed: bool = False, on_tables: OnTables
-    ) -> int:
+    def prove(self, heads: Heads, last_gtid: int | None, *, replayed: bool = False) -> int:
         """Prove the nodes one cluster of the new history, with equal data, that replicates.
 
-        Structure and heads are those of the backup, or after a replay equal on all nodes. All rows are read on every
-        node. Returns how many tables were compared. Raises NotProvenError that names what differs.
+        Structure and heads are those of the backup, or after a replay equal on all nodes. `begin` compared the rows
+        of what was beside the old data; here those are read that the cluster serves. Returns how many tables were
+        compared. Raises NotProvenError that names what differs.
         """
         nodes, databases = self.cluster.nodes, tuple(heads)
         for state in wait_until_synced(self.cluster, nodes, _SYNCED_WITHIN_S):
@@ -214,7 +224,7 @@ class WholeRestore(Directories):
             expected = definitions_of(self.store, self.manifest, self.identities).fingerprint_of(databases)
         side_by_side(lambda node: prove_structure(self.cluster, node, heads, expected), nodes)
         require_one_count(self.cluster, nodes, last_gtid)
-        found = checksums_everywhere(self.cluster, databases, nodes, on_tables=on_tables)
+        found = checksums_everywhere(self.cluster, databases, nodes)
         require_equal(found[nodes[0].name], found)
         if versioned is not None:
             prove_replication(self.cluster, nodes[0], nodes, versioned)

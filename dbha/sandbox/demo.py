@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from dbha.backup.checksums import checksums_everywhere
-from dbha.backup.proof import compare
+from dbha.backup.proof import checksums_everywhere, compare
 from dbha.cluster.handle import Cluster
 from dbha.config.load import SANDBOX_CONFIGURATION
 from dbha.console import Console, in_seconds

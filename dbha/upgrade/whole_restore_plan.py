@@ -190,10 +190,10 @@ class _World:
         return {"old": f"{place.path}/old"}
 
     def begin(self, context: StepContext) -> Facts:
-        restore = self.restore(context)
+        restore, databases = self.restore(context), tuple(self.spec.heads)
         restore.be_ready_to_restart()
-        restore.begin(self.spec.began, self.last_gtid)
-        return {}
+        tables = restore.begin(self.spec.began, self.last_gtid, databases, partial(context.count, "tables"))
+        return {"tables": tables, "note": f"{tables} tables are equal on {len(self.cluster.nodes)} nodes"}
 
     def form(self, context: StepContext) -> Facts:
         self.restore(context).form(self.spec.view, context.say)
@@ -213,10 +213,7 @@ class _World:
         return {"timeline": timeline}
 
     def prove(self, context: StepContext) -> Facts:
-        tables = self.restore(context).prove(
-            self.spec.heads, self.last_gtid, replayed=bool(self.spec.until),
-            on_tables=partial(context.count, "tables"),
-        )  # fmt: skip
+        tables = self.restore(context).prove(self.spec.heads, self.last_gtid, replayed=bool(self.spec.until))
         return {"tables": tables, "note": f"{tables} tables on {len(self.cluster.nodes)} nodes"}
 
     def reopen(self, context: StepContext) -> Facts:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from dbha.backup.checksums import Checksums, checksums
 from dbha.backup.definitions import fingerprint
+from dbha.backup.proof import Checksums, checksums
 from dbha.backup.service_restore import ServiceRestore, Target
 from dbha.backup.shelf import Shelf
 from dbha.cluster.assess import Verdict

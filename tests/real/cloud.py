@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from dbha.backup.aside import asides_in
-from dbha.backup.checksums import checksums_everywhere
+from dbha.backup.proof import checksums_everywhere
 from dbha.cluster.handle import Cluster
 from dbha.cluster.home import record_release
 from dbha.database import Account, Session

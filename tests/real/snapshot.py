@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dbha.backup.checksums import Checksums
+from dbha.backup.proof import Checksums
 from dbha.database import Session
 
 

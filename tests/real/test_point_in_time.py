@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from dbha.backup.binlog.gtid import Gtid, latest, parse_gtids
-from dbha.backup.checksums import checksums_everywhere
 from dbha.backup.encryption import Identities
+from dbha.backup.proof import checksums_everywhere
 from dbha.secrets import Secret
 from tests.real.cloud import Cloud
 from tests.real.conftest import running_sandbox

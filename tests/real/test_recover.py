@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dbha.backup.checksums import checksums_everywhere
+from dbha.backup.proof import checksums_everywhere
 from dbha.cluster.bootstrap import start_nodes, wait_until_synced
 from dbha.cluster.evidence import Evidence, ask, gather
 from dbha.cluster.handle import Cluster

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dbha.backup.checksums import checksums_everywhere
 from dbha.backup.encryption import Identities
+from dbha.backup.proof import checksums_everywhere
 from dbha.cluster.saved_state import STATE_FILE, parse_state
 from dbha.database import connect
 from dbha.sandbox import kill_node, up

@@ -9,11 +9,14 @@ from dbha.backup.begin_program import (
     BeginError,
     account_sql,
     begin_logs,
+    checksum_sql,
     position,
     server_argv,
+    shares,
+    tables_sql,
     write_state,
 )
-from dbha.backup.first_start import FirstStart, FirstStartError, begin
+from dbha.backup.first_start import Counted, FirstStart, FirstStartError, begin
 from dbha.cluster.saved_state import SavedState, parse_state
 from dbha.database import Account
 from dbha.host import boot_id
@@ -25,6 +28,7 @@ FIRST = FirstStart(
     SavedState(HISTORY, 73),
     Account("dbha", Secret("it's\\ secret")),
     datetime(2026, 11, 24, tzinfo=UTC),
+    ("nova",),
     50,
 )
 
@@ -76,7 +80,24 @@ def test_logs_of_another_history_go_and_the_number_stays(
         assert {path.name: path.read_text() for path in tmp_path.iterdir()} == left
 
 
-def test_a_password_is_quoted() -> None:
+@pytest.mark.parametrize(
+    ("sizes", "number", "expected"),
+    [
+        ([], 2, []),
+        ([5], 2, [["t0"]]),
+        ([9, 5, 4], 2, [["t0"], ["t1", "t2"]]),
+        ([0, 0, 0], 2, [["t0", "t2"], ["t1"]]),
+    ],
+)
+def test_tables_are_shared_out_by_size(sizes: list[int], number: int, expected: list[list[str]]) -> None:
+    tables = {("nova", f"t{index}"): size for index, size in enumerate(sizes)}
+    assert [[table for _, table in share] for share in shares(tables, number)] == expected
+
+
+def test_names_and_passwords_are_quoted() -> None:
+    assert checksum_sql([("a`b", "c d")]) == "CHECKSUM TABLE `a``b`.`c d`;\n"
+    assert "IN ('it''s', 'b\\\\c')" in tables_sql(["it's", "b\\c"])
+    assert "IN (NULL)" in tables_sql([])
     sql = account_sql("dbha", "it's\\ secret", 7)
     assert "IDENTIFIED BY 'it''s\\\\ secret'" in sql
     assert "wsrep_on = OFF, sql_log_bin = 0, timestamp = 7" in sql
@@ -101,6 +122,16 @@ def test_a_failure_says_why_and_leaves_nothing(tmp_path: Path, boot: str, proble
     (tmp_path / "new").mkdir()
     asked = {**request(tmp_path), "defaults_file": "/nowhere/my.cnf", "boot_id": boot}
     with pytest.raises(FirstStartError, match=problem) as caught:
-        begin(LocalTransport(), asked, timeout_s=60)
+        begin(LocalTransport(), asked, lambda done, tables: None, timeout_s=60)
     assert "secret" not in str(caught.value)
     assert not (tmp_path / "begin").exists()
+
+
+def test_the_tables_of_all_nodes_are_one_number() -> None:
+    told: list[tuple[int, int]] = []
+    counted = Counted(lambda done, tables: told.append((done, tables)))
+    one, two = counted.of("node1"), counted.of("node2")
+    one(3, 10)
+    two(1, 10)
+    one(10, 10)
+    assert told == [(3, 10), (4, 20), (11, 20)]
