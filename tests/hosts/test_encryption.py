@@ -39,7 +39,8 @@ def test_a_node_shows_its_own_certificate(hosted: HostedCluster, port: int) -> N
         "openssl", "s_client", "-connect", f"{machine.address}:{port}", *protocol, "-verify_return_error",
         "-CAfile", str(hosted.certificates.ca_file), "-cert", str(hosted.directory / "tls/node1.crt"),
         "-key", str(hosted.directory / "tls/node1.key"), stdin=b"",
-    ).decode()  # fmt: skip
+    ).decode(errors="replace")  # fmt: skip
+    # In it may be what the server said meanwhile, in its own protocol.
     assert "subject=CN = node2" in said and "Verify return code: 0 (ok)" in said
 
 
