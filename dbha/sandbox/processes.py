@@ -10,9 +10,11 @@ from dbha.ansible import end_leftovers
 from dbha.cluster.bootstrap import start_nodes, wait_until_synced
 from dbha.errors import DbhaError, UsageError
 from dbha.inventory import Node
+from dbha.node_server import servers_on
 from dbha.sandbox.layout import Sandbox, read_sandbox
 
 _MARK = "DBHA_DATADIR"  # what the playbooks put into the environment of a server and its helpers
+_LOOKS_FOR_POSITION = "--wsrep-recover"  # the argument of a server that only looks for it, and ends
 _POLL_S = 0.02
 _GONE_WITHIN_S = 10.0
 _SYNCED_WITHIN_S = 120.0
@@ -24,12 +26,14 @@ def server_pid(node: Node) -> int | None:
     Its file with the process id is not asked: the server empties that file for a moment while it starts, and
     a process id that a killed server left in it may have been given away again.
     """
-    return next((pid for pid in _process_ids() if _is_server(_words(pid, "cmdline"), node)), None)
+    servers = servers_on(node.datadir)
+    return next((pid for pid in servers if _LOOKS_FOR_POSITION not in _words(pid, "cmdline")), None)
 
 
 def processes_of(node: Node) -> tuple[int, ...]:
     """Return the node's server and its helpers: donors, joiners, and what a killed server left of them."""
-    return tuple(pid for pid in _process_ids() if _belongs_to(pid, node))
+    found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    return tuple(pid for pid in found if _belongs_to(pid, node))
 
 
 def kill_node(directory: Path, name: str) -> int:
@@ -87,20 +91,6 @@ def _kill_all(node: Node) -> int:
 
     _wait_until(none_left, f"processes of {node} do not end")
     return len(killed)
-
-
-def _process_ids() -> tuple[int, ...]:
-    return tuple(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
-
-
-def _is_server(words: tuple[str, ...], node: Node) -> bool:
-    """Return whether a command line is that of the node's server, and not of one that looks for its position."""
-    name = Path(words[0]).name if words else ""
-    return (
-        name in ("mariadbd", "mysqld")
-        and f"--datadir={node.datadir}" in words
-        and "--wsrep-recover" not in words
-    )
 
 
 def _belongs_to(pid: int, node: Node) -> bool:

@@ -28,7 +28,6 @@ SYSTEM = (
 DATABASE = (
     "mariadb-server", "mariadb-backup", "galera-4", "socat", "zstd", "lz4", "age", "rsync", "openssl",
 )  # fmt: skip
-_MIRROR = "http://deb.debian.org/debian"
 _DENY_START = "#!/bin/sh\nexit 101\n"
 _RECIPE = "8"  # counted up when what is done below changes
 # A network file that sorts before Debian's own, which asks for an address and waits.
@@ -57,8 +56,14 @@ class Image:
 
 
 def mirror() -> str:
-    """Return where Debian's packages come from."""
-    return os.environ.get("DBHA_LAB_MIRROR", _MIRROR).rstrip("/")
+    """Return where Debian's packages come from: where this machine has its own from, if nothing is named."""
+    if named := os.environ.get("DBHA_LAB_MIRROR"):
+        return named.rstrip("/")
+    said = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Identifier: Packages").decode()
+    found = [line.rstrip("/") for line in said.splitlines() if line.rstrip("/").endswith("/debian")]
+    if not found:
+        raise NoLabError("no mirror of Debian is known to apt here, and none is named by $DBHA_LAB_MIRROR")
+    return found[0]
 
 
 def cache_directory() -> Path:

@@ -81,14 +81,14 @@ def _make_lab(hosts: int, *, database: bool, owner: Owner | None) -> Lab:
         lab = _new_lab(labs, hosts, owner)
         try:
             lab.network.make()
-        except BaseException:
+        except BaseException:  # whatever it was, also a signal: nothing is left, and it goes on to the caller
             lab.remove()
             raise
     try:
         for machine in lab.machines:
             machine.make(image, database=database)
         lab.boot(dies_with_us=owner is not None)
-    except BaseException:
+    except BaseException:  # as above
         lab.remove()
         raise
     return lab

@@ -1,6 +1,5 @@
 """Metrics and endpoints of a real cluster, whatever its nodes, its clients and its operator do."""
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -40,7 +39,6 @@ def value(text: str, series: str) -> float:
     return float(line.rpartition(" ")[2])
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
 def test_the_textfile_is_whole_readable_and_to_promtools_liking(
     sandbox: RunningSandbox, tmp_path: Path
 ) -> None:
@@ -154,9 +152,6 @@ def test_systemd_is_told_and_sigterm_ends_it_cleanly(sandbox: RunningSandbox, tm
     assert "Traceback" not in found.log
 
 
-@pytest.mark.skipif(
-    shutil.which("prometheus") is None, reason="prometheus is not installed: no alert is seen to fire"
-)
 def test_a_real_prometheus_raises_the_alarm_and_clears_it(
     well: Served, sandbox: RunningSandbox, tmp_path: Path
 ) -> None:

@@ -1,6 +1,5 @@
 """Metrics as a pure function of what was observed; the real promtool judges their names and their form."""
 
-import shutil
 import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -209,10 +208,6 @@ def test_the_number_of_series_does_not_grow_with_the_journal(everything: Observa
     assert len(values(wild)) < 700
 
 
-@pytest.mark.skipif(
-    shutil.which("promtool") is None,
-    reason="promtool is not installed (Debian: prometheus): metrics not judged",
-)
 def test_promtool_finds_nothing_wrong(everything: Observation) -> None:
     text = Exposition("lab", lambda: samples_of(everything, NOW), process=True).text()
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
